@@ -1,0 +1,29 @@
+"""Where things live on this machine, and what the environment says about it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+LIBRARY_VARIABLE = "CLIPSEARCH_LIBRARY"
+MODELS_VARIABLE = "CLIPSEARCH_MODELS"
+OFFLINE_VARIABLE = "HF_HUB_OFFLINE"
+
+
+def default_library() -> Path:
+    """The library used when no other is named: `CLIPSEARCH_LIBRARY`, else the user's data folder."""
+    named = os.environ.get(LIBRARY_VARIABLE)
+    return Path(named).expanduser() if named else platformdirs.user_data_path("clipsearch") / "library"
+
+
+def models_folder() -> Path:
+    """Where pulled models are kept: `CLIPSEARCH_MODELS`, else the user's data folder."""
+    named = os.environ.get(MODELS_VARIABLE)
+    return Path(named).expanduser() if named else platformdirs.user_data_path("clipsearch") / "models"
+
+
+def bundled_models() -> Path:
+    """The models that come inside the package."""
+    return Path(__file__).parent / "models"

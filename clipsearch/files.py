@@ -1,0 +1,84 @@
+"""Reading the files of strangers: whole, regular, unchanged, and never blocking."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+from typing import Literal
+
+from clipsearch.errors import ImageError
+
+FILE_LIMIT = 256 << 20
+"""Bytes of the largest file that is read."""
+
+FailureKind = Literal["unreadable", "corrupt", "too-large", "memory", "missing", "permission", "changed"]
+
+
+class ImageFileError(ImageError):
+    """`ImageError` that also says what kind of trouble it was, for the records of an indexing run."""
+
+    def __init__(self, reason: str, kind: FailureKind) -> None:
+        super().__init__(reason)
+        self.kind: FailureKind = kind
+
+
+def read_file(
+    path: bytes | str | os.PathLike[str], *, follow_symlinks: bool = False
+) -> tuple[bytes, os.stat_result]:
+    """Read the whole of a regular file and its stat, both from the same moment.
+
+    Never blocks on a FIFO or a device, and follows no symbolic link in the last component unless asked to.
+
+    Raises `ImageFileError`: kind "missing", "permission", "unreadable" (not a regular file, or an I/O error),
+    "too-large" (over `FILE_LIMIT`) or "changed" (written to meanwhile; trying again may help).
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_symlinks else os.O_NOFOLLOW)
+    try:
+        descriptor = os.open(path, flags)
+        with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 (a descriptor)
+            before = os.fstat(descriptor)
+            _check_regular(before)
+            data = _read_all(file, before.st_size)
+            after = os.fstat(descriptor)
+    except OSError as error:
+        raise _refused_by_system(error) from error
+    except ValueError as error:  # a NUL in the path
+        raise ImageFileError("no such file", "missing") from error
+    if len(data) != after.st_size or _version(before) != _version(after):
+        raise ImageFileError("the file changed while it was read", "changed")
+    return data, after
+
+
+def _check_regular(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageFileError("not a regular file", "unreadable")
+    if status.st_size > FILE_LIMIT:
+        size, limit = status.st_size >> 20, FILE_LIMIT >> 20
+        raise ImageFileError(f"too large ({size} MiB; the limit is {limit} MiB)", "too-large")
+
+
+def _read_all(file: io.FileIO, size: int) -> bytes:
+    parts = []
+    left = size + 1  # one more byte shows that the file has grown
+    while left > 0 and (part := file.read(left)):
+        parts.append(part)
+        left -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _version(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _refused_by_system(error: OSError) -> ImageFileError:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
+        return ImageFileError("no such file", "missing")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return ImageFileError("permission denied", "permission")
+    if error.errno in (errno.ELOOP, errno.EMLINK):
+        return ImageFileError("a symbolic link, which is not followed", "unreadable")
+    if error.errno in (errno.ENXIO, errno.ENODEV):
+        return ImageFileError("not a regular file", "unreadable")
+    return ImageFileError(f"cannot be read: {error.strerror or error}", "unreadable")

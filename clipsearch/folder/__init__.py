@@ -1,0 +1,19 @@
+"""The library on disk: one owner of the catalog, the vectors and the place of the index.
+
+`LibraryFolder` opens it, `LibraryFolder.writer` changes it, `LibraryFolder.snapshot` reads one state of it.
+"""
+
+from clipsearch.folder.health import Health, SpaceHealth
+from clipsearch.folder.library import DiskUsage, LibraryFolder, Snapshot
+from clipsearch.folder.writer import Batch, Recovery, Writer
+
+__all__ = [
+    "Batch",
+    "DiskUsage",
+    "Health",
+    "LibraryFolder",
+    "Recovery",
+    "Snapshot",
+    "SpaceHealth",
+    "Writer",
+]

@@ -1,0 +1,298 @@
+"""Opening a library, reading one state of it, and letting one writer in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipsearch import durable
+from clipsearch.errors import (
+    LibraryDamaged,
+    LibraryEmpty,
+    LibraryLocked,
+    LibraryNotFound,
+    LibraryVersion,
+    ModelMismatch,
+    StorageError,
+)
+from clipsearch.folder.health import Health, examine
+from clipsearch.folder.layout import Layout
+from clipsearch.folder.lock import writer_lock
+from clipsearch.folder.writer import Writer
+from clipsearch.store import Hit, SlotFilter, SpaceRow
+from clipsearch.vectors import Halves, VectorFile
+
+if TYPE_CHECKING:
+    from clipsearch.store.catalog import Catalog, Store
+    from clipsearch.store.search import Slots
+
+
+@dataclass(frozen=True, slots=True)
+class DiskUsage:
+    """Bytes on the disk."""
+
+    catalog: int
+    vectors: int
+    index: int
+    thumbs: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.catalog + self.vectors + self.index + self.thumbs
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One state of a library: what a search works on. Valid within the block that gave it.
+
+    `vectors` is float16 (`space.slots`, D), mapped from the file. Nothing that a writer does meanwhile shows.
+    """
+
+    generation: int
+    library_id: str
+    space: SpaceRow
+    vectors: Halves
+    catalog: Catalog
+
+    @property
+    def key(self) -> str:
+        """Names these slots for an index: library, space and epoch. Other slots never have the same key."""
+        return f"{self.library_id}/{self.space.id}/{self.space.epoch}"
+
+    @cached_property
+    def visible(self) -> Slots:
+        """The slots of images that may be found: int64, ascending."""
+        return self.catalog.search.visible_slots(self.space.id)
+
+    def slots_where(self, wanted: SlotFilter) -> Slots:
+        """Return the slots of visible images that `wanted` admits: int64, ascending."""
+        return self.catalog.search.slots_where(self.space.id, wanted)
+
+    def hits(self, slots: Sequence[int]) -> list[Hit]:
+        """Return image and paths for each of `slots` that is visible, in the order given."""
+        return self.catalog.search.hits(self.space.id, slots)
+
+
+class LibraryFolder:
+    """A library at a path. Reads through it never wait for a writer; close it, or use it as a context."""
+
+    def __init__(self, path: Path, store: Store) -> None:
+        """Use `open` or `create` instead."""
+        self.path = path
+        self.layout = Layout(path)
+        self._store = store
+
+    @classmethod
+    def create(cls, path: Path) -> LibraryFolder:
+        """Open the library at `path`, after making it where there is none.
+
+        Raises what `open` raises, but for LibraryNotFound, and LibraryLocked while another process makes it.
+        """
+        try:
+            return cls.open(path)
+        except LibraryNotFound:
+            pass
+        layout = Layout(path.absolute())
+        durable.make_directory(layout.spaces)
+        with writer_lock(layout.lock):
+            _write_catalog(layout)
+            durable.sync_directory(layout.folder, name="create")
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path) -> LibraryFolder:
+        """Open the library at `path`; one of an older version is brought up to date first.
+
+        Raises LibraryNotFound, LibraryVersion (a newer one, or an older one that cannot be written now),
+        LibraryDamaged, StorageError. Nothing is changed then.
+        """
+        from clipsearch.store.catalog import Store  # SQLAlchemy takes half a second to load
+
+        path = path.absolute()
+        layout = Layout(path)
+        with durable.storage_errors(layout.catalog):
+            found = layout.catalog.exists()
+        if not found:
+            _check_not_lost(layout)
+            raise _not_found(path)
+        store = Store(layout.catalog)
+        try:
+            if store.version == 0:
+                _check_not_lost(layout)
+                raise _not_found(path)  # a process died while it made the library
+            if not store.is_current:
+                store.close()
+                _upgrade(layout)
+                store = Store(layout.catalog)
+            return cls(path, store)
+        except BaseException:
+            store.close()
+            raise
+
+    @contextmanager
+    def writer(self, *, repair: bool = False) -> Iterator[Writer]:
+        """Let this process change the library; leftovers of the one before are cleared first.
+
+        With `repair`, embeddings that were cut off the vector files are dropped instead of refused. Raises
+        LibraryLocked at once when another process writes, LibraryDamaged, StorageError.
+        """
+        from clipsearch.store.catalog import Store
+
+        with writer_lock(self.layout.lock), Store(self.layout.catalog, "write") as store:
+            writer = Writer(self.layout, store)
+            writer.recover(repair=repair)
+            yield writer
+            writer.checkpoint()
+
+    @contextmanager
+    def reading(self) -> Iterator[Catalog]:
+        """Give a view of one state of the catalog. Raises LibraryDamaged, StorageError."""
+        with self._store.reading() as catalog:
+            yield catalog
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """Give one state of the library: the catalog and the vectors that belong to it.
+
+        Keep it for one answer, not for a session: the catalog's log grows behind an open one. Raises
+        LibraryEmpty before anything was indexed, LibraryDamaged, StorageError.
+        """
+        for last in (False, True):
+            with self._store.reading() as catalog:
+                space = catalog.spaces.active()
+                if space is None:
+                    raise LibraryEmpty(
+                        f"The library at {self.path} is empty; `clipsearch index DIR` fills it."
+                    )
+                try:
+                    vectors = VectorFile(self.layout.vectors(space), space.dim).open_read(space.slots)
+                except LibraryDamaged:
+                    # A compaction may have replaced the file between the two readings: look once more.
+                    if last:
+                        raise
+                    continue
+                yield Snapshot(catalog.generation(), catalog.library_id(), space, vectors, catalog)
+                return
+
+    def generation(self) -> int:
+        """Return the number of the last commit; it tells a holder of older results to ask again."""
+        with self._store.reading() as catalog:
+            return catalog.generation()
+
+    def active_space(self) -> SpaceRow | None:
+        """Return the space that answers queries; None before anything was indexed."""
+        with self._store.reading() as catalog:
+            return catalog.spaces.active()
+
+    def require_model(self, fingerprint: str, name: str) -> SpaceRow:
+        """Return the active space if it was made with this model.
+
+        Raises ModelMismatch with both names, LibraryEmpty where there is none yet.
+        """
+        space = self.active_space()
+        if space is None:
+            raise LibraryEmpty(f"The library at {self.path} is empty; `clipsearch index DIR` fills it.")
+        if space.fingerprint != fingerprint:
+            raise ModelMismatch(
+                f"The library at {self.path} was made with {space.model_name} ({space.fingerprint[:12]}), "
+                f"and the query comes from {name} ({fingerprint[:12]}). Search with {space.model_name}, or "
+                f"index again with {name}."
+            )
+        return space
+
+    def index_path(self, space: SpaceRow) -> Path:
+        """Return where the index of a space is published."""
+        return self.layout.index(space)
+
+    def index_manifest_path(self, space: SpaceRow) -> Path:
+        """Return where the manifest of that index is."""
+        return self.layout.index_manifest(space)
+
+    def check(self) -> Health:
+        """Compare the library with what was written: every row, every rule. Reads everything."""
+        with self._store.reading() as catalog:
+            return examine(self.layout, catalog)
+
+    def backup(self, target: Path) -> None:
+        """Copy the truth (catalog and vectors, of one state) to the new folder `target`.
+
+        A writer may work meanwhile. Raises StorageError, also where `target` is there already.
+        """
+        copy = Layout(target.absolute())
+        if copy.folder.exists():
+            raise StorageError(f"{copy.folder} exists already; name a new folder for the backup.")
+        durable.make_directory(copy.spaces)
+        with self._store.reading() as catalog:
+            for space in catalog.spaces.all():
+                rows = VectorFile(self.layout.vectors(space), space.dim).open_read(space.slots)
+                durable.make_directory(copy.space(space))
+                with durable.replacing(copy.vectors(space), name="backup") as file:
+                    file.write(rows.data)
+            catalog.copy_to(copy.catalog)
+        durable.sync_directory(copy.folder, name="backup")
+
+    def disk_usage(self) -> DiskUsage:
+        """Return how much room the library takes, in bytes."""
+        folder = self.layout.spaces
+        return DiskUsage(
+            catalog=_bytes(self.path.glob("catalog.db*")),
+            vectors=_bytes(folder.glob("*/vectors.*")),
+            index=_bytes(folder.glob("*/index.*")),
+            thumbs=_bytes(self.layout.thumbs.rglob("*")),
+        )
+
+    def close(self) -> None:
+        """Close the catalog."""
+        self._store.close()
+
+    def __enter__(self) -> LibraryFolder:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+
+def _not_found(path: Path) -> LibraryNotFound:
+    return LibraryNotFound(f"There is no library at {path} yet; `clipsearch index DIR` makes one.")
+
+
+def _check_not_lost(layout: Layout) -> None:
+    """Raise LibraryDamaged where there are vectors without a catalog: a new one would cut them to nothing."""
+    if any(path.stat().st_size for path in layout.spaces.glob("*/vectors.*")):
+        raise LibraryDamaged(
+            f"{layout.catalog} is missing or empty, but there are embeddings beside it. Put a backup of the "
+            "catalog in its place, or move the library away and index again."
+        )
+
+
+def _write_catalog(layout: Layout) -> None:
+    """Make the catalog, or bring it to the present schema; the caller holds the lock."""
+    from clipsearch.store.catalog import Store
+
+    with Store(layout.catalog, "create") as store:
+        store.checkpoint()
+
+
+def _upgrade(layout: Layout) -> None:
+    try:
+        with writer_lock(layout.lock):
+            _write_catalog(layout)
+    except (LibraryLocked, StorageError) as error:
+        raise LibraryVersion(
+            f"{layout.folder} was made by an older clipsearch and cannot be brought up to date now: {error}"
+        ) from error
+
+
+def _bytes(paths: Iterator[Path]) -> int:
+    total = 0
+    for path in paths:
+        try:
+            total += path.stat().st_size
+        except OSError:  # gone meanwhile
+            continue
+    return total

@@ -1,0 +1,56 @@
+"""One writer at a time, by a lock of the kernel on the file ``LOCK``.
+
+The lock (`flock`) belongs to the open file, so it ends with the process however that dies; a number left in
+the file locks nothing. What is in the file only serves the sentence that the second writer gets to read.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from clipsearch import durable
+from clipsearch.errors import LibraryLocked, StorageError
+
+
+@contextmanager
+def writer_lock(path: Path) -> Iterator[None]:
+    """Hold the lock at `path`, never waiting for it. Raises LibraryLocked with the holder, StorageError."""
+    with durable.storage_errors(path):
+        # Not inherited by programs that are started, so a worker that outlives us does not hold the lock.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LibraryLocked(_sentence(path, descriptor)) from None
+        except OSError as error:
+            raise durable.storage_error(error, path) from error
+        with suppress(StorageError):  # a full disk must not keep anyone from pruning
+            durable.overwrite(descriptor, path, _holder())
+        with durable.storage_errors(path):
+            durable.failpoint("lock.taken")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _holder() -> bytes:
+    since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+    return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode()
+
+
+def _sentence(path: Path, descriptor: int) -> str:
+    library = path.parent
+    try:
+        holder = json.loads(os.pread(descriptor, 4096, 0))
+        who = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+    except (OSError, ValueError, KeyError, TypeError):  # the holder is just writing its name
+        who = "another process"
+    return f"{library} is being written by {who}. Searching works meanwhile; try again when it is done."

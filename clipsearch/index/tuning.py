@@ -1,0 +1,94 @@
+"""Choosing how hard to look, by comparing with exact search on the kind of query that will be asked.
+
+Text and image queries are tuned apart. On data with CLIP's cosines (100,000 × 512, 1,264 lists) 8 lists find
+82% of an image query's true neighbours and 65% of a text query's: an index tuned with its own vectors
+promises a recall that people who type words never see.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from clipsearch.errors import UsageError
+from clipsearch.index.checks import Floats, Vectors, positive_k, unit_queries
+from clipsearch.index.exact import ExactSearch
+from clipsearch.index.ivfpq import KINDS, Effort, IvfPq, Kind
+from clipsearch.index.ordering import SCORE_TOLERANCE, score_rows
+
+SPREADS = (4, 8, 16, 32, 64, 128)
+RERANK_COST = 30
+"""Scoring a row exactly takes as long as comparing about 30 codes of 64 bytes (0.9 µs against 30 ns)."""
+
+
+def tune(
+    index: IvfPq,
+    vectors: Vectors,
+    queries: npt.ArrayLike,
+    kind: Kind,
+    *,
+    target_recall: float = 0.95,
+    k: int = 10,
+) -> Effort:
+    """Set and return the cheapest `Effort` of `index` that reaches `target_recall` on `queries`.
+
+    Recall is the share of the exact `k` best rows found, a row that ties with the k-th being as good. Where
+    no setting reaches the target, the one with the highest recall is taken, and its recall says so.
+
+    Args:
+        index: built over the first rows of `vectors`; its `effort[kind]` is replaced.
+        vectors: (n, d) float16, n ≥ `index.covered`.
+        queries: (q, d), of the kind that will be asked: embedded captions or prompts for "text". A hundred
+            give a recall to within about two points.
+        kind: "text" or "image".
+        target_recall: in (0, 1].
+        k: results a search.
+
+    Raises:
+        UsageError: no or unusable queries, an unknown kind, a target outside (0, 1].
+        ModelMismatch: queries of another width.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"a query is of kind text or image, not {kind!r}")
+    if not 0 < target_recall <= 1:
+        raise UsageError(f"the recall to reach must lie in (0, 1], not {target_recall}")
+    rows = unit_queries(queries, index.dim)
+    if len(rows) == 0:
+        raise UsageError("tuning needs at least one query")
+    k = min(positive_k(k), index.covered)
+    covered = vectors[: index.covered]
+    kth = ExactSearch(covered).search(rows, k)[0][:, -1]
+    options = [
+        Effort(probes, spread, recall)
+        for probes in probe_grid(index.lists)
+        for spread, recall in _recalls(index, covered, rows, k, kth, probes).items()
+    ]
+    good = [option for option in options if option.recall is not None and option.recall >= target_recall]
+    per_list = index.covered / index.lists
+    if good:
+        chosen = min(good, key=lambda e: e.probes * per_list + RERANK_COST * k * e.spread)
+    else:
+        chosen = max(options, key=lambda e: e.recall or 0.0)
+    index.effort[kind] = chosen
+    return chosen
+
+
+def probe_grid(lists: int) -> list[int]:
+    """Numbers of lists to try: 1, 2, 3, 4, 6, 8, 12, 16, … and `lists` itself."""
+    steps = [step for power in range(31) for step in (1 << power, 3 << power >> 1)]
+    return sorted({step for step in steps if 1 <= step < lists} | {lists})
+
+
+def _recalls(
+    index: IvfPq, vectors: Vectors, rows: Floats, k: int, kth: Floats, probes: int
+) -> dict[int, float]:
+    """Recall for each spread at `probes`: candidates come best first, so a smaller spread is a prefix."""
+    proposed = index.candidates(rows, k * SPREADS[-1], probes)
+    hits = np.zeros(proposed.shape, dtype=bool)
+    for i, slots in enumerate(proposed):
+        there = np.flatnonzero(slots >= 0)
+        hits[i, there] = score_rows(vectors, slots[there], rows[i]) >= kth[i] - SCORE_TOLERANCE
+    return {
+        spread: round(float(np.minimum(hits[:, : k * spread].sum(axis=1), k).mean() / k), 4)
+        for spread in SPREADS
+    }

@@ -1,0 +1,58 @@
+"""The numbered steps that bring a catalog to the present schema, each in a transaction of its own.
+
+The number of the last step done is SQLite's `PRAGMA user_version`, which lives in the file's header and
+commits with the step. A step that was released is never edited: what changes gets a new module, ``m002_…``,
+and a line in `STEPS`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from clipsearch.errors import LibraryVersion
+from clipsearch.store.migrations import m001_initial
+
+Step = Sequence[str]
+
+STEPS: tuple[Step, ...] = (m001_initial.STATEMENTS,)
+CURRENT_VERSION = len(STEPS)
+
+
+def version_of(engine: Engine) -> int:
+    """Return the number of the last step that the catalog has seen; 0 for an empty file."""
+    with engine.connect() as connection:
+        return int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
+
+
+def check_version(path: Path, version: int, newest: int = CURRENT_VERSION) -> None:
+    """Raise LibraryVersion when a newer clipsearch wrote the catalog at `path`."""
+    if version > newest:
+        raise LibraryVersion(
+            f"{path} was made by a newer clipsearch (format {version}; this one knows up to {newest}). "
+            "It was left as it is; update clipsearch to open it."
+        )
+
+
+def migrate(engine: Engine, path: Path, steps: Sequence[Step] = STEPS) -> int:
+    """Do the steps that the catalog has not seen and return how many; the caller holds the writer lock.
+
+    A step that fails, or a process that dies in it, leaves the catalog at the step before. Raises
+    LibraryVersion, with the file untouched, when the catalog is newer.
+    """
+    version = version_of(engine)
+    check_version(path, version, len(steps))
+    for number, statements in enumerate(steps[version:], start=version + 1):
+        with engine.begin() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+            if number == 1:
+                connection.exec_driver_sql(
+                    "INSERT INTO meta (key, value) VALUES ('generation', '0'), ('library_id', ?)",
+                    (secrets.token_hex(16),),
+                )
+            connection.exec_driver_sql(f"PRAGMA user_version = {number}")
+    return len(steps) - version

@@ -1,0 +1,1 @@
+"""Ingest: scan, decode, encode, commit."""

@@ -1,0 +1,235 @@
+# ruff: noqa: PTH100, PTH116
+# pathlib cannot hold a path of bytes, and a name here need not be text.
+"""Walking a folder of photos: what is there, without opening any of it.
+
+Nothing is dropped in silence: what cannot be listed or looked at is reported as `Unscanned`, so that the
+rows of files below it are kept, never taken for deleted.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from clipsearch.images import SUFFIXES
+
+DEFAULT_EXCLUDES = (
+    ".[!.]*",  # hidden: .git, .thumbnails, .Trash-1000, AppleDouble's ._IMG_1.jpg (but not "...jpg")
+    "@eaDir",  # Synology's previews
+    "#recycle",
+    "$RECYCLE.BIN",
+    "System Volume Information",
+    "lost+found",
+    "__MACOSX",
+    "node_modules",
+)
+"""Names of files and folders that a scan leaves out; see `scan` for what a pattern means."""
+
+_SUFFIXES = frozenset(suffix[1:].encode() for suffix in SUFFIXES)
+_UUIDS = "/dev/disk/by-uuid"
+
+
+@dataclass(frozen=True, slots=True)
+class FileStat:
+    """A regular file as `stat` saw it; any difference means that it has to be looked at again."""
+
+    path: bytes
+    """Absolute."""
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    device: int
+
+    @classmethod
+    def of(cls, path: bytes, status: os.stat_result) -> FileStat:
+        """Give the stat of `path` in this form."""
+        return cls(
+            path=path,
+            size=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+            ctime_ns=status.st_ctime_ns,
+            inode=status.st_ino,
+            device=status.st_dev,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Unscanned:
+    """Something that was met and not scanned, and why."""
+
+    path: bytes
+    """Absolute."""
+    reason: str
+    kind: Literal["directory", "file", "symlink", "special"]
+    """A "directory" or a "file" that could not be looked at may still hold what the library knows of it;
+    a "symlink" (to a folder, or with the name of an image) and a "special" file with the name of an image
+    are left alone on purpose."""
+
+
+def scan(
+    root: bytes, *, excludes: Sequence[str] = DEFAULT_EXCLUDES, follow_symlinks: bool = False
+) -> Iterator[FileStat | Unscanned]:
+    """Walk `root`, depth first and sorted by name within a folder, and yield every image file.
+
+    A file counts as an image by its suffix (`clipsearch.images.SUFFIXES`, any case). A root that is
+    itself a file is yielded whatever its name.
+
+    excludes: glob patterns (`*`, `?`, `[seq]`, `[!seq]`; case matters). One without a slash is compared
+        with the name of every file and folder below the root; one with a slash with the path relative to
+        the root, where `*` also matches slashes. A folder that matches is not entered.
+    follow_symlinks: enter linked folders (each real folder once) and take linked files. A link outside
+        the root then brings in what lies there.
+    """
+    root = os.path.abspath(root)
+    try:
+        status = os.stat(root)
+    except OSError as error:
+        yield Unscanned(root, _why(error), "directory")
+        return
+    if stat.S_ISREG(status.st_mode):
+        yield FileStat.of(root, status)
+    elif stat.S_ISDIR(status.st_mode):
+        yield from _Walk(root, status, excludes, follow_symlinks)
+    else:
+        yield Unscanned(root, "neither a folder nor a regular file", "special")
+
+
+class _Walk:
+    """One walk below a folder; iterating over it walks."""
+
+    def __init__(
+        self, root: bytes, status: os.stat_result, excludes: Sequence[str], follow_symlinks: bool
+    ) -> None:
+        globs = [glob.strip("/") for glob in excludes]
+        self._names = _any_of([glob for glob in globs if "/" not in glob])
+        self._paths = _any_of([glob for glob in globs if "/" in glob])
+        self._root = root
+        self._follow = follow_symlinks
+        self._entered = {(status.st_dev, status.st_ino)}  # kept up with links only: else nothing leads back
+
+    def __iter__(self) -> Iterator[FileStat | Unscanned]:
+        stack = [iter(_entries(self._root))]  # one iterator a level, not one Python frame
+        while stack:
+            entry = next(stack[-1], None)
+            if entry is None:
+                stack.pop()
+                continue
+            found = entry if isinstance(entry, Unscanned) else self._look(entry)
+            if isinstance(found, bytes):
+                stack.append(iter(_entries(found)))
+            elif found is not None:
+                yield found
+
+    def _look(self, entry: os.DirEntry[bytes]) -> FileStat | Unscanned | bytes | None:
+        """What to yield for `entry`, or the folder to enter, or None for what is of no interest."""
+        if self._excluded(entry):
+            return None
+        is_image = is_image_name(entry.name)
+        try:
+            if entry.is_symlink() and not self._follow:
+                return _skipped_link(entry, is_image)
+            if entry.is_dir():
+                return entry.path if self._is_new(entry) else None
+            if not is_image:
+                return None
+            status = entry.stat()
+        except OSError as error:
+            return Unscanned(entry.path, _why(error), "file" if is_image else "directory")
+        if not stat.S_ISREG(status.st_mode):
+            return Unscanned(entry.path, "not a regular file", "special")
+        return FileStat.of(entry.path, status)
+
+    def _excluded(self, entry: os.DirEntry[bytes]) -> bool:
+        if self._names is not None and self._names.match(os.fsdecode(entry.name)):
+            return True
+        if self._paths is None:
+            return False
+        return self._paths.match(os.fsdecode(os.path.relpath(entry.path, self._root))) is not None
+
+    def _is_new(self, entry: os.DirEntry[bytes]) -> bool:
+        if not self._follow:
+            return True
+        status = entry.stat()
+        identity = (status.st_dev, status.st_ino)
+        if identity in self._entered:
+            return False
+        self._entered.add(identity)
+        return True
+
+
+def _any_of(globs: list[str]) -> re.Pattern[str] | None:
+    return re.compile("|".join(fnmatch.translate(glob) for glob in globs)) if globs else None
+
+
+def _entries(folder: bytes) -> list[os.DirEntry[bytes] | Unscanned]:
+    """The entries of a folder by name, and behind them the trouble that kept it from being read whole."""
+    entries: list[os.DirEntry[bytes]] = []
+    trouble: list[Unscanned] = []
+    try:
+        with os.scandir(folder) as listing:
+            entries.extend(listing)
+    except OSError as error:
+        trouble.append(Unscanned(folder, _why(error), "directory"))
+    entries.sort(key=lambda entry: entry.name)
+    return [*entries, *trouble]
+
+
+def _skipped_link(entry: os.DirEntry[bytes], is_image: bool) -> Unscanned | None:
+    try:
+        to_folder = entry.is_dir()
+    except OSError:  # a loop of links
+        to_folder = False
+    if to_folder or is_image:
+        return Unscanned(entry.path, "a symbolic link, which is not followed", "symlink")
+    return None
+
+
+def is_image_name(name: bytes) -> bool:
+    """Whether a file of that name is taken for an image; blanks and dots behind the suffix do not count."""
+    _, dot, suffix = name.rstrip(b" .").rpartition(b".")
+    return bool(dot) and suffix.lower() in _SUFFIXES
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or type(error).__name__
+
+
+def filesystem_id(path: bytes) -> str:
+    """Tell the file system that holds `path` from any other that may be mounted at the same place.
+
+    The UUID of the disk's file system where Linux knows it ("uuid:…"); it survives reboots and other
+    sockets. Else the id that statvfs gives ("fsid:…"), else the device number ("dev:…"), which may change
+    when the disk is mounted again. Raises OSError where there is no such path.
+    """
+    device = os.stat(path).st_dev
+    try:
+        with os.scandir(_UUIDS) as links:
+            for link in links:
+                if os.stat(link.path).st_rdev == device:
+                    return f"uuid:{link.name}"
+    except OSError:  # no udev here (macOS, containers), or a disk pulled meanwhile
+        pass
+    fsid = os.statvfs(path).f_fsid
+    return f"fsid:{fsid:x}" if fsid else f"dev:{device:x}"
+
+
+def root_state(root: bytes) -> Literal["online", "missing", "empty"]:
+    """Whether a root can be scanned for what has vanished from it.
+
+    "missing": not there, or not to be listed. "empty": a folder without entries but hidden ones, as the
+    mount point of a disk that is not mounted looks. Neither says anything about the photos.
+    """
+    try:
+        if stat.S_ISREG(os.stat(root).st_mode):
+            return "online"
+        with os.scandir(root) as entries:
+            return "online" if any(not entry.name.startswith(b".") for entry in entries) else "empty"
+    except OSError:
+        return "missing"

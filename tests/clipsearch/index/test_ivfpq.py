@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from clipsearch.errors import ModelMismatch, UsageError
+from clipsearch.index import ivfpq
+from clipsearch.index.exact import ExactSearch
+from clipsearch.index.ivfpq import KINDS, IvfPqParams, build
+from clipsearch.index.searcher import Searcher
+from clipsearch.index.tuning import probe_grid, tune
+
+
+def recall(found, exact, k):
+    """Share of the k best found; a row that ties with the k-th counts as it."""
+    return float((found[0][:, :k] >= exact[0][:, k - 1 : k]).mean())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tuned_recall_holds_for_queries_it_was_not_tuned_on(world, kind):
+    assert world.index.effort[kind].recall >= 0.95
+    exact = ExactSearch(world.vectors[: world.index.covered])
+    found = Searcher(world.vectors[: world.index.covered], world.index, exact_limit=0)
+    queries = world.fresh[kind]
+    assert recall(found.search(queries, 10, kind=kind), exact.search(queries, 10), 10) >= 0.9
+
+
+def test_the_index_is_used_and_text_needs_more_of_it(world):
+    text, image = world.index.effort["text"], world.index.effort["image"]
+    assert image.probes < world.index.lists // 2
+    assert text.probes * text.spread > image.probes * image.spread
+
+
+def test_text_recall_at_the_effort_of_images_is_lower(world):
+    searcher = Searcher(world.vectors[: world.index.covered], world.index, exact_limit=0)
+    exact = ExactSearch(world.vectors[: world.index.covered]).search(world.fresh["text"], 10)
+    as_image = recall(searcher.search(world.fresh["text"], 10, kind="image"), exact, 10)
+    as_text = recall(searcher.search(world.fresh["text"], 10, kind="text"), exact, 10)
+    assert as_image < as_text - 0.05
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_are_exact_and_ordered(world, kind):
+    scores, slots = Searcher(world.vectors, world.index, exact_limit=0).search(
+        world.fresh[kind], 20, kind=kind
+    )
+    assert (np.diff(scores, axis=1) <= 0).all()
+    for row, query, found in zip(scores, world.fresh[kind], slots, strict=True):
+        assert len(set(found.tolist())) == 20
+        np.testing.assert_allclose(row, world.vectors[found].astype(np.float64) @ query, atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.0005, 0.004, 0.05, 0.3, 0.9])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_filter_admits_exactly_its_slots_and_gives_k(world, kind, share):
+    random = np.random.default_rng(int(share * 10_000))
+    allowed = np.sort(random.choice(len(world.vectors), int(len(world.vectors) * share), replace=False))
+    queries = world.fresh[kind][:20]
+    _, slots = Searcher(world.vectors, world.index, exact_limit=0).search(
+        queries, 10, kind=kind, allowed=allowed
+    )
+    assert slots.shape == (20, min(10, allowed.size))
+    assert np.isin(slots, allowed).all()
+    assert all(len(set(row.tolist())) == len(row) for row in slots)
+
+
+def test_a_filter_far_from_the_query_still_gives_k(world):
+    """The rows least like the query: none of the lists that it reads holds them."""
+    query = world.fresh["image"][:1]
+    order = ExactSearch(world.vectors).search(query, len(world.vectors))[1][0]
+    allowed = np.sort(order[-400:])
+    scores, slots = Searcher(world.vectors, world.index, exact_limit=0).search(
+        query, 10, kind="image", allowed=allowed
+    )
+    assert slots.shape == (1, 10)
+    assert np.isin(slots, allowed).all()
+    assert np.isfinite(scores).all()
+
+
+def test_recall_under_a_filter_does_not_fall(world):
+    allowed = np.arange(0, len(world.vectors), 4)
+    for kind in KINDS:
+        found = Searcher(world.vectors, world.index, exact_limit=0).search(
+            world.fresh[kind], 10, kind=kind, allowed=allowed
+        )
+        exact = ExactSearch(world.vectors).search(world.fresh[kind], 10, allowed)
+        assert recall(found, exact, 10) >= 0.9
+
+
+def test_rows_added_after_the_index_are_found_at_once(world):
+    searcher = Searcher(world.vectors, world.index, exact_limit=0)
+    fresh = np.arange(world.index.covered, len(world.vectors))
+    _, slots = searcher.search(world.vectors[fresh].astype(np.float32), 1, kind="image")
+    np.testing.assert_array_equal(slots[:, 0], fresh)
+
+
+def test_a_slot_that_is_not_allowed_never_comes_back(world):
+    """Deleted slots: each query's own best rows, in the index and in the tail."""
+    searcher = Searcher(world.vectors, world.index, exact_limit=0)
+    queries = world.vectors[[3, 777, 5_500]].astype(np.float32)
+    gone = np.unique(searcher.search(queries, 5, kind="image")[1])
+    allowed = np.setdiff1d(np.arange(len(world.vectors)), gone)
+    _, slots = searcher.search(queries, 50, kind="image", allowed=allowed)
+    assert not np.isin(slots, gone).any()
+
+
+def test_few_admitted_rows_are_compared_one_by_one(world, brute):
+    searcher = Searcher(world.vectors, world.index, exact_limit=500)
+    allowed = np.arange(4_000, 4_500)
+    found = searcher.search(world.fresh["text"], 10, kind="text", allowed=allowed)
+    np.testing.assert_array_equal(found[1], brute(world.vectors, world.fresh["text"], 10, allowed)[1])
+
+
+def test_k_close_to_the_whole_is_exact(world, brute):
+    queries = world.fresh["text"][:2]
+    found = Searcher(world.vectors, world.index, exact_limit=0).search(queries, 4_990, kind="text")
+    np.testing.assert_array_equal(found[1], brute(world.vectors, queries, 4_990)[1])
+
+
+def test_without_tuning_generous_settings_are_used(world):
+    index = build(world.vectors[:2_000], IvfPqParams(rotation_rounds=0, code_bytes=16))
+    searcher = Searcher(world.vectors[:2_000], index, exact_limit=0)
+    assert {kind: effort.recall for kind, effort in index.effort.items()} == {"text": None, "image": None}
+    index.effort.clear()
+    for kind in KINDS:
+        queries = world.fresh[kind]
+        exact = ExactSearch(world.vectors[:2_000]).search(queries, 10)
+        assert recall(searcher.search(queries, 10, kind=kind), exact, 10) > 0.8
+
+
+def test_the_sample_is_random_not_the_first_rows(monkeypatch):
+    """First near-copies of one photo, then everything else: the first rows would teach one direction."""
+    monkeypatch.setattr(ivfpq, "PQ_SAMPLE", 2_000)
+    random = np.random.default_rng(0)
+    rows = random.standard_normal((10_000, 8))
+    rows[:6_000] = [1] + [0] * 7 + 0.01 * random.standard_normal((6_000, 8))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    params = IvfPqParams(lists=40, code_bytes=4, rotation_rounds=0)
+    index = build(rows.astype(np.float16), params, seed=1)
+    centroids = index.engine.quantizer.reconstruct_n(0, 40)
+    assert (centroids[:, 0] < 0.5).sum() >= 2
+
+
+def test_progress_reaches_the_end(world):
+    seen = []
+    build(
+        world.vectors[:500],
+        IvfPqParams(lists=4, code_bytes=4, rotation_rounds=1),
+        progress=lambda *step: seen.append(step),
+    )
+    assert [stage for stage, _, _ in seen] == ["sample", "rotation", "lists", "add"]
+    assert seen[-1] == ("add", 500, 500)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        IvfPqParams(lists=0x7FFF),
+        IvfPqParams(code_bytes=7),
+        IvfPqParams(sample_per_list=5),
+        IvfPqParams(lists=-1),
+    ],
+)
+def test_parameters_that_do_not_fit_are_refused(world, params):
+    with pytest.raises(UsageError):
+        build(world.vectors[:500], params)
+
+
+def test_too_few_vectors_are_refused(world):
+    with pytest.raises(UsageError, match="at least"):
+        build(world.vectors[:100])
+
+
+def test_derived_parameters():
+    params = IvfPqParams().resolved(1_000_000, 512)
+    assert (params.lists, params.code_bytes) == (4_000, 64)
+    assert IvfPqParams().resolved(5_000, 512).lists == 5_000 // 39
+    assert IvfPqParams().resolved(5_000, 7).code_bytes == 1
+
+
+def test_probe_grid():
+    assert probe_grid(10) == [1, 2, 3, 4, 6, 8, 10]
+    assert probe_grid(1) == [1]
+
+
+def test_tuning_says_when_the_target_is_out_of_reach(world):
+    index = build(world.vectors[:3_000], IvfPqParams(lists=20, code_bytes=1, rotation_rounds=0))
+    effort = tune(index, world.vectors, world.tuning["text"], "text", target_recall=1.0, k=3)
+    assert effort.recall < 1
+    assert index.effort["text"] == effort
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"queries": np.zeros((2, 64))}, UsageError),
+        ({"queries": np.empty((0, 64))}, UsageError),
+        ({"queries": np.ones((2, 63))}, ModelMismatch),
+        ({"kind": "sound"}, UsageError),
+        ({"target_recall": 0}, UsageError),
+        ({"k": 0}, UsageError),
+    ],
+)
+def test_tuning_refuses_what_it_cannot_use(world, change, error):
+    arguments = {"queries": world.tuning["text"], "kind": "text", "target_recall": 0.9, "k": 10} | change
+    with pytest.raises(error):
+        tune(
+            world.index,
+            world.vectors,
+            arguments.pop("queries"),
+            arguments.pop("kind"),
+            **arguments,
+        )
+
+
+@pytest.mark.parametrize("k", [0, -3])
+def test_searcher_refuses_k(world, k):
+    with pytest.raises(UsageError):
+        Searcher(world.vectors, world.index).search(np.ones(64), k, kind="text")
+
+
+def test_searcher_refuses_queries_and_kinds(world):
+    searcher = Searcher(world.vectors, world.index, exact_limit=0)
+    with pytest.raises(UsageError):
+        searcher.search(np.full(64, np.nan), 3, kind="text")
+    with pytest.raises(ModelMismatch):
+        searcher.search(np.ones(65), 3, kind="text")
+    with pytest.raises(UsageError, match="kind"):
+        searcher.search(np.ones(64), 3, kind="sound")
+    assert searcher.search(np.ones(64), 3, kind="text", allowed=[])[1].shape == (1, 0)
+
+
+def test_an_index_of_other_vectors_is_refused(world):
+    with pytest.raises(ValueError, match="does not belong"):
+        Searcher(world.vectors[:4_999], world.index)

@@ -1,0 +1,150 @@
+import sqlite3
+
+import pytest
+
+from clipsearch.errors import LibraryDamaged, LibraryLocked, StorageError
+from clipsearch.store import engine as engine_module
+from clipsearch.store.catalog import Store
+
+
+def test_a_change_is_kept_whole_with_the_next_generation(store):
+    with store.writing() as catalog:
+        catalog.roots.add(b"/p", None)
+        assert catalog.generation() == 0
+    with store.reading() as catalog:
+        assert catalog.generation() == 1
+        assert len(catalog.roots.all()) == 1
+
+
+def test_a_change_that_raises_never_was(store):
+    def change():
+        with store.writing() as catalog:
+            catalog.roots.add(b"/p", None)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        change()
+    with store.reading() as catalog:
+        assert catalog.generation() == 0
+        assert catalog.roots.all() == []
+
+
+def test_a_reader_sees_one_state_while_a_writer_commits(store):
+    with Store(store.path) as reader:
+        with reader.reading() as before:
+            with store.writing() as catalog:
+                catalog.roots.add(b"/p", None)
+            assert (before.generation(), before.roots.all()) == (0, [])
+        with reader.reading() as after:
+            assert (after.generation(), len(after.roots.all())) == (1, 1)
+
+
+def test_a_reader_can_change_nothing(store):
+    with (
+        Store(store.path) as reader,
+        pytest.raises(StorageError, match="cannot be opened or written"),
+        reader.writing() as catalog,
+    ):
+        catalog.roots.add(b"/p", None)
+
+
+def test_the_settings_that_durability_rests_on(store):
+    with store._engine.connect() as connection:
+        pragmas = ("journal_mode", "synchronous", "foreign_keys", "wal_autocheckpoint")
+        values = [connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in pragmas]
+    assert values == ["wal", 2, 1, 1000]
+    with Store(store.path) as reader, reader._engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA wal_autocheckpoint").scalar_one() == 0
+
+
+def test_checkpoint_does_not_wait_for_a_reader(store):
+    with Store(store.path) as reader, reader.reading():
+        with store.writing() as catalog:
+            catalog.roots.add(b"/p", None)
+        store.checkpoint()
+    with store.reading() as catalog:
+        assert len(catalog.roots.all()) == 1
+
+
+def test_a_full_disk_rolls_back_and_keeps_the_rows(store):
+    with store.writing() as catalog:
+        catalog.roots.add(b"/kept", None)
+    with store._engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+
+    def fill():
+        with store.writing() as catalog:
+            for number in range(1000):
+                catalog.roots.add(b"/root/%d" % number, None)
+
+    with pytest.raises(StorageError, match="disk is full"):
+        fill()
+    with store.reading() as catalog:
+        assert [root.path for root in catalog.roots.all()] == [b"/kept"]
+        assert catalog.generation() == 1
+        assert catalog.integrity() == []
+
+
+def test_another_program_that_writes_is_named_as_such(store, monkeypatch):
+    monkeypatch.setattr(engine_module, "_WRITER_PRAGMAS", ("busy_timeout = 1",))
+    other = sqlite3.connect(store.path)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(LibraryLocked, match="in use by another program"):
+        Store(store.path, "write")
+    other.close()
+
+
+def test_a_copy_is_of_the_state_that_the_transaction_sees(store, tmp_path):
+    with Store(store.path) as reader, reader.reading() as view:
+        with store.writing() as catalog:
+            catalog.roots.add(b"/p", None)
+        view.copy_to(tmp_path / "copy.db")
+    with Store(tmp_path / "copy.db") as copy, copy.reading() as catalog:
+        assert catalog.generation() == 0
+        assert catalog.integrity() == []
+
+
+@pytest.mark.parametrize("access", ["read", "write"])
+@pytest.mark.parametrize("damage", ["header", "text", "zeros"])
+def test_a_damaged_file_is_refused_and_left_as_it_is(tmp_path, access, damage):
+    path = tmp_path / "catalog.db"
+    Store(path, "create").close()
+    data = path.read_bytes()
+    path.write_bytes(
+        {
+            "header": b"\xff" * 16 + data[16:],
+            "text": b"this is no database" * 50,
+            "zeros": data[:100] + bytes(len(data) - 100),
+        }[damage]
+    )
+    before = path.read_bytes()
+    with pytest.raises(LibraryDamaged, match="put a backup in its place"):
+        Store(path, access)
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_page_is_noticed_when_it_is_read(store):
+    with store.writing() as catalog:
+        catalog.roots.add(b"/p", None)
+    store.checkpoint()
+    page = 4096
+    data = bytearray(store.path.read_bytes())
+    data[page:] = b"\xff" * (len(data) - page)
+    store.close()
+    store.path.write_bytes(data)
+    with Store(store.path) as damaged, pytest.raises(LibraryDamaged), damaged.reading() as catalog:
+        catalog.roots.all()
+
+
+def test_integrity_names_what_does_not_fit_together(scene):
+    image = scene.add("a", b"/p/a")
+    connection = scene.catalog._connection
+    connection.exec_driver_sql("UPDATE images SET hidden = 1")
+    connection.exec_driver_sql("UPDATE spaces SET slots = 5")
+    assert scene.problems() == [
+        "1 spaces do not account for every slot as an embedding or a tombstone",
+        "1 images are hidden although a file is there, or shown although none is",
+    ]
+    connection.exec_driver_sql(f"UPDATE images SET hidden = 0 WHERE id = {image}")
+    connection.exec_driver_sql("UPDATE spaces SET slots = 1")

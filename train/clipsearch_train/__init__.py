@@ -1,0 +1,1 @@
+"""Contrastive training and evaluation of CLIP models."""

@@ -1,0 +1,83 @@
+"""Drawing batches: which samples, what is said of each, and their augmented pixels.
+
+Everything random about step s comes from a generator seeded with (seed, s), so a resumed run draws what an
+uninterrupted one would have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from clipsearch.errors import TrainingError
+from clipsearch_train import recipe as recipes
+from clipsearch_train.corpus import say
+from clipsearch_train.data import Sample, decode, random_resized_crop
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`rows` index the samples, `pixels` uint8 (n, size, size, 3), `texts` one each or None, `extra` texts alone."""
+
+    rows: npt.NDArray[np.int64]
+    pixels: npt.NDArray[np.uint8]
+    texts: list[str | None]
+    extra: list[str]
+
+
+class BatchSource:
+    """Draws the batch of any step; the next one is prepared in a thread while the towers work."""
+
+    def __init__(self, samples: Sequence[Sample], corpus: Sequence[str], config: recipes.Recipe) -> None:
+        self._samples = samples
+        self._corpus = corpus
+        self._config = config
+        self._pool = ThreadPoolExecutor(1)
+        self._ahead: dict[int, object] = {}
+        weights = np.array([config.data.weights.get(sample.source, 1.0) for sample in samples])
+        usable = int((weights > 0).sum())
+        if usable < config.optim.batch:
+            raise TrainingError(f"{usable} samples are fewer than a batch of {config.optim.batch}.")
+        self._share = weights / weights.sum()
+        self.corrupt: set[str] = set()
+
+    def get(self, step: int) -> Batch:
+        """The batch of a step; starts on the next one."""
+        pending = self._ahead.pop(step, None) or self._pool.submit(self._draw, step)
+        self._ahead = {step + 1: self._pool.submit(self._draw, step + 1)}
+        batch: Batch = pending.result()  # type: ignore[attr-defined]
+        return batch
+
+    def close(self) -> None:
+        """Stop the thread."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _draw(self, step: int) -> Batch:
+        config = self._config
+        rng = np.random.default_rng([config.seed, step])
+        rows = rng.choice(len(self._samples), config.optim.batch, replace=False, p=self._share)
+        kept, pixels, texts = [], [], []
+        for row in rows:
+            image = self._pixels(self._samples[row], rng)
+            if image is not None:
+                kept.append(row)
+                pixels.append(image)
+                texts.append(say(self._samples[row], config.data.templates, rng))
+        if not kept:
+            raise TrainingError("No image of a whole batch could be decoded; are these shards of images?")
+        extra = [self._corpus[row] for row in rng.integers(len(self._corpus), size=config.optim.extra_texts)]
+        return Batch(np.array(kept), np.stack(pixels), texts, extra)
+
+    def _pixels(self, sample: Sample, rng: np.random.Generator) -> npt.NDArray[np.uint8] | None:
+        data = self._config.data
+        try:
+            image = decode(sample.image)
+        except (OSError, ValueError, SyntaxError):
+            self.corrupt.add(sample.key)
+            return None
+        pixels = random_resized_crop(image, self._config.model.vision.image_size, data.min_crop, rng)
+        return pixels[:, ::-1] if data.flip and rng.random() < 0.5 else pixels

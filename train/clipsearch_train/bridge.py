@@ -1,0 +1,136 @@
+"""A common space for two teachers that never met.
+
+The image teacher was trained on class labels, the text teacher on sentences. Two small projections,
+trained on the captioned and labelled images over frozen features, put both into one space; seconds an
+epoch, since no tower runs. What they give is the target that the student's towers are distilled to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clipsearch.model import INITIAL_LOGIT_SCALE
+from clipsearch_train import recipe as recipes
+from clipsearch_train.corpus import say
+from clipsearch_train.data import Sample
+from clipsearch_train.loss import contrastive_loss
+
+Report = Callable[[str, int, int], None]
+
+
+class Projections(nn.Module):
+    """Two-layer perceptrons from each teacher's features into the common space."""
+
+    def __init__(self, image_dim: int, text_dim: int, embed_dim: int, config: recipes.Bridge) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(image_dim))
+        self.register_buffer("std", torch.ones(image_dim))
+        self.text_scale = math.sqrt(text_dim)  # unit rows to unit variance
+        self.image = _perceptron(image_dim, embed_dim, config)
+        self.text = _perceptron(text_dim, embed_dim, config)
+        self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
+        self.class_scale = nn.Parameter(torch.tensor(math.log(20.0)))
+
+    def embed_images(self, features: Tensor) -> Tensor:
+        """(N, image_dim) -> (N, E) unit rows."""
+        return F.normalize(self.image((features - self.mean) / self.std), dim=-1)
+
+    def embed_texts(self, features: Tensor) -> Tensor:
+        """(N, text_dim) -> (N, E) unit rows."""
+        return F.normalize(self.text(features * self.text_scale), dim=-1)
+
+
+def _perceptron(features: int, embed_dim: int, config: recipes.Bridge) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(features, config.hidden),
+        nn.GELU(),
+        nn.Dropout(config.dropout),
+        nn.Linear(config.hidden, embed_dim, bias=False),
+    )
+
+
+@dataclass(frozen=True)
+class TeacherSpace:
+    """Teacher features of every sample and every text, and who says what.
+
+    `row_of` finds a text's row; `class_rows` lists the rows of each class's names and prompts;
+    `class_logits` are the image teacher's opinions of each sample.
+    """
+
+    samples: Sequence[Sample]
+    image_features: Tensor
+    class_logits: Tensor
+    text_features: Tensor
+    row_of: dict[str, int]
+    class_rows: Sequence[Sequence[int]]
+
+
+def fit(space: TeacherSpace, config: recipes.Recipe, report: Report) -> Projections:
+    """Train the projections: captions and labels contrastively, class opinions by their KL divergence."""
+    settings, rng = config.bridge, np.random.default_rng(config.seed)
+    torch.manual_seed(config.seed)
+    bridge = Projections(
+        space.image_features.shape[1], space.text_features.shape[1], config.model.embed_dim, settings
+    )
+    bridge.mean.copy_(space.image_features.mean(0))
+    bridge.std.copy_(space.image_features.std(0) + 1e-3)
+    captioned = _rows(space.samples, lambda sample: bool(sample.captions))
+    labelled = _rows(space.samples, lambda sample: bool(sample.labels))
+    size = min(512, len(captioned))
+    steps = settings.epochs * max(1, len(captioned) // size)
+    optimiser = torch.optim.AdamW(bridge.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.lr, total_steps=steps, pct_start=0.05)
+    for step in range(steps):
+        loss = _caption_loss(bridge, space, rng.choice(captioned, size, replace=False), config, rng)
+        if settings.label_weight and len(labelled):
+            chosen = rng.choice(labelled, min(size, len(labelled)), replace=False)
+            loss = loss + settings.label_weight * _caption_loss(bridge, space, chosen, config, rng)
+        if settings.class_weight and space.class_rows:
+            loss = loss + settings.class_weight * _class_loss(bridge, space, size, rng)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+        report("bridge", step + 1, steps)
+    return bridge.eval().requires_grad_(False)
+
+
+def _rows(samples: Sequence[Sample], wanted: Callable[[Sample], bool]) -> npt.NDArray[np.int64]:
+    return np.array([row for row, sample in enumerate(samples) if wanted(sample)], dtype=np.int64)
+
+
+def _caption_loss(
+    bridge: Projections,
+    space: TeacherSpace,
+    rows: npt.NDArray[np.int64],
+    config: recipes.Recipe,
+    rng: np.random.Generator,
+) -> Tensor:
+    texts = [say(space.samples[row], config.data.templates, rng) for row in rows]
+    known = [k for k, text in enumerate(texts) if text in space.row_of]
+    text_rows = torch.tensor([space.row_of[str(texts[k])] for k in known])
+    images = bridge.embed_images(space.image_features[rows[known]])
+    return contrastive_loss(
+        images,
+        bridge.embed_texts(space.text_features[text_rows]),
+        text_rows,
+        bridge.logit_scale.exp().clamp(max=100),
+    )
+
+
+def _class_loss(bridge: Projections, space: TeacherSpace, size: int, rng: np.random.Generator) -> Tensor:
+    rows = rng.integers(len(space.samples), size=size)
+    prompts = torch.tensor([names[rng.integers(len(names))] for names in space.class_rows])
+    classes = bridge.embed_texts(space.text_features[prompts])
+    images = bridge.embed_images(space.image_features[rows])
+    logits = bridge.class_scale.exp().clamp(max=100) * images @ classes.T
+    opinions = space.class_logits[rows].softmax(dim=1)
+    return F.kl_div(logits.log_softmax(dim=1), opinions, reduction="batchmean")

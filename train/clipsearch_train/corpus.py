@@ -1,0 +1,71 @@
+"""What is said about images: captions of samples, and the text corpus that the text tower learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from clipsearch_train.data import Sample
+
+# Things people keep pictures of that captions of photographs rarely name.
+EVERYDAY = (
+    "receipt", "invoice", "screenshot", "meme", "document", "handwriting", "map", "chart", "diagram", "selfie",
+    "passport", "ticket", "sunset", "sunrise", "fireworks", "wedding", "birthday party", "graduation", "concert",
+)  # fmt: skip
+
+
+def say(sample: Sample, templates: Sequence[str], rng: np.random.Generator) -> str | None:
+    """One text for a sample: a caption if it has any, else a label in a template; None if it has neither.
+
+    Several labels (keywords) are joined, a random few of them in random order.
+    """
+    if sample.captions:
+        return sample.captions[rng.integers(len(sample.captions))]
+    if not sample.labels:
+        return None
+    if len(sample.labels) > 1 and rng.random() < 0.5:
+        count = int(rng.integers(2, len(sample.labels) + 1))
+        return ", ".join(sample.labels[row] for row in rng.permutation(len(sample.labels))[:count])
+    label = sample.labels[rng.integers(len(sample.labels))]
+    return templates[rng.integers(len(templates))].format(label)
+
+
+def texts_of(samples: Sequence[Sample], templates: Sequence[str]) -> list[str]:
+    """Every caption, and every label in every template, each once."""
+    texts: dict[str, None] = {}
+    for sample in samples:
+        texts |= dict.fromkeys(sample.captions)
+    for label in sorted({label for sample in samples for label in sample.labels}):
+        texts |= dict.fromkeys([label, *(template.format(label) for template in templates)])
+    return list(texts)
+
+
+def read_texts(paths: Sequence[Path]) -> list[str]:
+    """One text a line, from UTF-8 files."""
+    return [line.strip() for path in paths for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def widen(
+    captions: Sequence[str], words: Sequence[str], templates: Sequence[str], rng: np.random.Generator
+) -> list[str]:
+    """More texts for a text tower to learn the teacher's sense of: words, phrases, captions with a strange word.
+
+    Captions of a few thousand photographs hold few words; the teacher knows many more. Queries are
+    shorter than captions, so phrases of two to five words are cut out of them.
+    """
+    texts: dict[str, None] = {}
+    for word in [*words, *EVERYDAY]:
+        texts[word] = None
+        texts[templates[rng.integers(len(templates))].format(word)] = None
+    for caption in captions:
+        tokens = caption.rstrip(" .").split()
+        count = int(rng.integers(2, 6))
+        if len(tokens) > count:
+            start = int(rng.integers(len(tokens) - count + 1))
+            texts[" ".join(tokens[start : start + count]).lower()] = None
+        if len(words) and tokens:
+            tokens[rng.integers(len(tokens))] = words[rng.integers(len(words))]
+            texts[" ".join(tokens)] = None
+    return list(texts)

@@ -1,0 +1,176 @@
+"""What the student is distilled to: cached teacher features, joined by the bridge."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from clipsearch.model import Clip
+from clipsearch_train import recipe as recipes
+from clipsearch_train.bridge import Projections, TeacherSpace, fit
+from clipsearch_train.corpus import read_texts, texts_of, widen
+from clipsearch_train.data import Sample
+from clipsearch_train.teachers import (
+    ImageTeacher,
+    imagenet_classes,
+    sentence_embeddings,
+    stage_headroom,
+    start_from,
+    teacher_vocabulary,
+)
+from clipsearch_train.validation import Validation
+
+Report = Callable[[str, int, int], None]
+
+
+@dataclass
+class Targets:
+    """Target embeddings of every sample (image) and every text of the corpus, unit rows."""
+
+    corpus: list[str]
+    image_NE: Tensor
+    text_ME: Tensor
+    row_of: dict[str, int]
+    caption_pairs: npt.NDArray[np.int64]
+    teacher: ImageTeacher
+    headroom: npt.NDArray[np.float32]
+    bridge: Projections
+
+    def start(self, model: Clip) -> None:
+        """Begin the image tower at the teacher's weights and the bridge's projection."""
+        tower = model.visual
+        start_from(tower.trunk, self.teacher, self.headroom)  # type: ignore[arg-type]
+        first, last = self.bridge.image[0], self.bridge.image[3]
+        mlp = getattr(tower.head, "mlp", None)
+        if mlp is None or mlp.fc1.weight.shape != first.weight.shape:
+            return
+        with torch.no_grad():
+            # The bridge standardises its input; the tower's first layer does it in its weights.
+            weight = first.weight / self.bridge.std
+            mlp.fc1.weight.copy_(weight)
+            mlp.fc1.bias.copy_(first.bias - weight @ self.bridge.mean)
+            mlp.fc2.weight.copy_(last.weight)
+            model.logit_scale.copy_(self.bridge.logit_scale)
+
+    def image(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        """Targets of samples: (n, E)."""
+        return self.image_NE[rows]
+
+    def text(self, texts: Sequence[str]) -> tuple[list[int], Tensor]:
+        """Which of the texts have a target, and those targets: (known, E)."""
+        known = [row for row, text in enumerate(texts) if text in self.row_of]
+        return known, self.text_ME[[self.row_of[texts[row]] for row in known]]
+
+    def bank(self, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Targets of random captioned images and of a caption of each: (size, E) twice."""
+        pairs = self.caption_pairs[rng.integers(len(self.caption_pairs), size=size)]
+        return self.image_NE[pairs[:, 0]], self.text_ME[pairs[:, 1]]
+
+
+def prepare_targets(
+    recipe: recipes.Recipe,
+    data: Path,
+    samples: Sequence[Sample],
+    validation: Validation,
+    cache: Path,
+    report: Report,
+) -> Targets:
+    """Run both teachers (or read their cached features), fit the bridge, project everything."""
+    assert recipe.teacher is not None
+    settings = recipe.teacher
+    cache.mkdir(parents=True, exist_ok=True)
+    teacher = ImageTeacher(data / settings.image, settings.image_size)
+    features = _cached(
+        cache / "image.npy", [sample.key for sample in samples], lambda: teacher.features(samples, report)
+    )
+    rng = np.random.default_rng(recipe.seed)
+    captions = texts_of(samples, recipe.data.templates)
+    lines = read_texts([path for pattern in recipe.data.texts for path in sorted(data.glob(pattern))])
+    classes = imagenet_classes() if settings.classes else []
+    class_texts = [
+        [name, *(template.format(name) for template in recipe.data.templates)]
+        for names, _ in classes
+        for name in names
+    ]
+    words = teacher_vocabulary(settings.text)
+    limit = recipe.data.limit
+    lines, words = lines[:limit], words[:limit]
+    texts = [*captions, *lines, *(definition for _, definition in classes), *sum(class_texts, [])]
+    texts += widen([*lines, *(c for s in samples for c in s.captions[:1])], words, recipe.data.templates, rng)
+    corpus = list(dict.fromkeys(texts))
+    embedded = _cached(cache / "text.npy", corpus, lambda: sentence_embeddings(settings.text, corpus, report))
+    row_of = {text: row for row, text in enumerate(corpus)}
+    image_features = torch.from_numpy(features).float()
+    space = TeacherSpace(
+        samples,
+        image_features,
+        teacher.class_logits(image_features),
+        torch.from_numpy(embedded).float(),
+        row_of,
+        _class_rows(classes, recipe.data.templates, row_of),
+    )
+    bridge = fit(space, recipe, report)
+    pairs = [(row, row_of[text]) for row, sample in enumerate(samples) for text in sample.captions]
+    with torch.inference_mode():
+        image_NE = bridge.embed_images(space.image_features)
+        text_ME = bridge.embed_texts(space.text_features)
+    _report_bridge(bridge, teacher, settings.text, validation, report)
+    return Targets(
+        corpus,
+        image_NE.clone(),
+        text_ME.clone(),
+        row_of,
+        np.array(pairs, dtype=np.int64),
+        teacher,
+        stage_headroom(teacher, samples[:64]),
+        bridge,
+    )
+
+
+def _class_rows(
+    classes: Sequence[tuple[list[str], str]], templates: Sequence[str], row_of: dict[str, int]
+) -> list[list[int]]:
+    return [
+        [row_of[text] for name in names for text in (name, *(t.format(name) for t in templates))]
+        for names, _ in classes
+    ]
+
+
+def _report_bridge(
+    bridge: Projections, teacher: ImageTeacher, package: str, validation: Validation, report: Report
+) -> None:
+    """Score the teachers' own space: the ceiling of what distillation alone can give."""
+
+    def images(samples: Sequence[Sample]) -> npt.NDArray[np.float32]:
+        features = torch.from_numpy(teacher.features(samples, report)).float()
+        return np.asarray(bridge.embed_images(features).numpy())
+
+    class Texts:
+        def encode_text(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+            rows = torch.from_numpy(sentence_embeddings(package, texts, report)).float()
+            return np.asarray(bridge.embed_texts(rows).numpy())
+
+    validation.teacher_results = validation.score(images, Texts())
+
+
+def _cached(
+    path: Path, keys: Sequence[str], compute: Callable[[], npt.NDArray[np.float16]]
+) -> npt.NDArray[np.float16]:
+    """An array computed once for the same keys."""
+    digest = hashlib.sha256("\0".join(keys).encode()).hexdigest()[:16]
+    path = path.with_stem(f"{path.stem}-{digest}")
+    if path.is_file():
+        rows: npt.NDArray[np.float16] = np.load(path, allow_pickle=False)
+        return rows
+    rows = compute()
+    partial = path.with_suffix(".partial.npy")
+    np.save(partial, rows, allow_pickle=False)
+    partial.replace(path)
+    return rows

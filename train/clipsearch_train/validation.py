@@ -1,0 +1,103 @@
+"""Scores of a model on held-out shards: retrieval where there are captions, classification where there are labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from clipsearch.model import Clip
+from clipsearch.preprocess import Preprocess
+from clipsearch.tokenizer import ClipTokenizer
+from clipsearch_train.data import Sample, decode, read_shards
+from clipsearch_train.evaluate import TEMPLATES, TextEncoder, class_embeddings, recall_at, zero_shot
+
+Vectors = npt.NDArray[np.float32]
+Results = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The class names of a labelled source, in order, and the class of each of its samples."""
+
+    names: list[str]
+    labels: npt.NDArray[np.int64]
+
+
+@dataclass
+class Validation:
+    """Held-out samples by source; `teacher_results` are the bridge's scores where there is one."""
+
+    sources: dict[str, list[Sample]]
+    class_names: dict[str, list[str]] = field(default_factory=dict)
+    teacher_results: Results = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, shards: Sequence[Path], limit: int | None = None) -> Validation:
+        """Read shards; a `<prefix>_names.json` beside them names all classes of sources that start with it."""
+        import json
+
+        samples = read_shards(shards, limit)[0] if shards else []
+        sources: dict[str, list[Sample]] = {}
+        for sample in samples:
+            sources.setdefault(sample.source, []).append(sample)
+        names: dict[str, list[str]] = {}
+        for folder in {path.parent for path in shards}:
+            for path in folder.glob("*_names.json"):
+                for source in sources:
+                    if source.startswith(path.stem.removesuffix("_names")):
+                        names[source] = json.loads(path.read_text(encoding="utf-8"))
+        return cls(sources, names)
+
+    def evaluate(self, model: Clip, preprocess: Preprocess, tokenizer: ClipTokenizer) -> Results:
+        """Scores by source, in percent."""
+
+        class Texts:
+            @torch.inference_mode()
+            def encode_text(self, texts: Sequence[str]) -> Vectors:
+                rows = [
+                    model.encode_text(torch.from_numpy(tokenizer(texts[start : start + 256])))
+                    for start in range(0, len(texts), 256)
+                ]
+                return np.asarray(F.normalize(torch.cat(rows), dim=-1).numpy())
+
+        @torch.inference_mode()
+        def images(samples: Sequence[Sample]) -> Vectors:
+            rows = []
+            for start in range(0, len(samples), 64):
+                pixels = np.stack([preprocess.pixels(decode(s.image)) for s in samples[start : start + 64]])
+                rows.append(F.normalize(model.encode_image(preprocess.normalise(pixels)), dim=-1))
+            return np.asarray(torch.cat(rows).numpy())
+
+        return self.score(images, Texts())
+
+    def score(self, images: Callable[[Sequence[Sample]], Vectors], texts: TextEncoder) -> Results:
+        """Scores by source of any pair of image and text embedders."""
+        results: Results = {}
+        for source, samples in self.sources.items():
+            embedded = images(samples)
+            if any(sample.captions for sample in samples):
+                owner = [row for row, sample in enumerate(samples) for _ in sample.captions]
+                captions = [caption for sample in samples for caption in sample.captions]
+                results[source] = recall_at(embedded, texts.encode_text(captions), np.array(owner))
+            elif all(sample.labels for sample in samples):
+                classes = self._classes(source, samples)
+                weights = class_embeddings(texts, classes.names, TEMPLATES)
+                results[source] = zero_shot(embedded, weights, classes.labels)
+        return results
+
+    def _classes(self, source: str, samples: Sequence[Sample]) -> Classes:
+        if source in self.class_names:
+            names = self.class_names[source]
+            return Classes(names, np.array([_index(sample, names) for sample in samples]))
+        names = sorted({sample.labels[0] for sample in samples})
+        return Classes(names, np.array([names.index(sample.labels[0]) for sample in samples]))
+
+
+def _index(sample: Sample, names: list[str]) -> int:
+    return names.index(sample.labels[0]) if sample.label_index is None else sample.label_index
