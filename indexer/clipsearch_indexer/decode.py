@@ -25,7 +25,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -165,7 +165,7 @@ class DecodePool:
         self._alarm.close()
         self._bell.close()
 
-    def run(self, jobs: Iterable[Job], *, ahead: int) -> Iterator[Result]:
+    def run(self, jobs: Iterable[Job], *, ahead: int) -> Generator[Result, None, None]:
         """Do `jobs` and yield exactly one result for each, as they finish.
 
         At most `ahead` jobs (at least one) are taken before their results have been: `2 * batch` keeps the

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -134,27 +135,27 @@ def test_the_undisturbed_run_passes_every_step(undisturbed):
 
 def test_kill_at_every_step_then_in_the_recovery(indexer, undisturbed, homes):
     steps, expected = undisturbed
-    killed_twice = 0
+    again = cycle(["recovery.open", "recovery.sync", "recovery.synced"])
+    in_recovery = 0
     for number, (name, nth) in enumerate(steps):
         home = homes / str(number)
         home.mkdir()
         assert indexer.run(home, f"{name}:kill:{nth}") == KILLED, (name, nth)
         check_invariant(home)
-        second = ("recovery.open", "recovery.sync", "recovery.synced", "catalog.commit", "vectors.write")
-        killed_twice += indexer.run(home, f"{second[number % 5]}:kill:1") == KILLED
-        check_invariant(home)
+        if name in ("vectors.write", "vectors.synced", "catalog.commit"):
+            in_recovery += indexer.run(home, f"{next(again)}:kill") == KILLED
+            check_invariant(home)
         assert indexer.run(home) == 0
-        check_invariant(home)
         assert state(home) == expected, (name, nth)
-    assert killed_twice >= len(steps) // 4
+    assert in_recovery >= 6
 
 
 @pytest.mark.parametrize("action", ["eio", "enospc", "short"])
 def test_a_failing_disk_at_every_step(indexer, undisturbed, homes, action):
     steps, expected = undisturbed
     for number, (name, nth) in enumerate(steps):
-        if nth > 1:
-            continue
+        if nth > 1 or (action != "eio" and not name.endswith((".write", ".rows", ".commit"))):
+            continue  # to the code that meets them, the three differ only where bytes are written
         home = homes / f"{action}{number}"
         home.mkdir()
         status = indexer.run(home, f"{name}:{action}:{nth}")

@@ -21,6 +21,11 @@ FINE, CRASH, SLEEP, SPIN, SWELL, INTERRUPT, CRASH_ONCE, SLOW, RAISE, ABORT = ran
 HEAVY = ("torch", "sqlalchemy", "faiss", "streamlit", "typer", "transformers", "pandas")
 
 
+def corner(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Pixels that cost as little for 1 x 65000 as for any other shape."""
+    return np.asarray(image.crop((0, 0, 8, 8)))
+
+
 @dataclass(frozen=True)
 class Hook:
     """Leaves a line with its process id in `log` for each image, then does what the image asks for."""

@@ -132,5 +132,5 @@ def _class_loss(bridge: Projections, space: TeacherSpace, size: int, rng: np.ran
     classes = bridge.embed_texts(space.text_features[prompts])
     images = bridge.embed_images(space.image_features[rows])
     logits = bridge.class_scale.exp().clamp(max=100) * images @ classes.T
-    opinions = space.class_logits[rows].softmax(dim=1)
+    opinions = space.class_logits[rows][:, : len(space.class_rows)].softmax(dim=1)
     return F.kl_div(logits.log_softmax(dim=1), opinions, reduction="batchmean")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from clipsearch.model import Clip
 from clipsearch_train import recipe as recipes
+from clipsearch_train.cache import cached_rows
 from clipsearch_train.bridge import Projections, TeacherSpace, fit
 from clipsearch_train.corpus import read_texts, texts_of, widen
 from clipsearch_train.data import Sample
@@ -85,27 +85,32 @@ def prepare_targets(
     """Run both teachers (or read their cached features), fit the bridge, project everything."""
     assert recipe.teacher is not None
     settings = recipe.teacher
-    cache.mkdir(parents=True, exist_ok=True)
     teacher = ImageTeacher(data / settings.image, settings.image_size)
-    features = _cached(
-        cache / "image.npy", [sample.key for sample in samples], lambda: teacher.features(samples, report)
+    features = cached_rows(
+        cache / f"image-{settings.image_size}",
+        [sample.key for sample in samples],
+        lambda rows: teacher.features([samples[row] for row in rows], report),
     )
     rng = np.random.default_rng(recipe.seed)
     captions = texts_of(samples, recipe.data.templates)
     lines = read_texts([path for pattern in recipe.data.texts for path in sorted(data.glob(pattern))])
     classes = imagenet_classes() if settings.classes else []
+    words = teacher_vocabulary(settings.text)
+    limit = recipe.data.limit
+    lines, words, classes = lines[:limit], words[:limit], classes[:limit]
     class_texts = [
         [name, *(template.format(name) for template in recipe.data.templates)]
         for names, _ in classes
         for name in names
     ]
-    words = teacher_vocabulary(settings.text)
-    limit = recipe.data.limit
-    lines, words = lines[:limit], words[:limit]
     texts = [*captions, *lines, *(definition for _, definition in classes), *sum(class_texts, [])]
     texts += widen([*lines, *(c for s in samples for c in s.captions[:1])], words, recipe.data.templates, rng)
     corpus = list(dict.fromkeys(texts))
-    embedded = _cached(cache / "text.npy", corpus, lambda: sentence_embeddings(settings.text, corpus, report))
+    embedded = cached_rows(
+        cache / "text",
+        corpus,
+        lambda rows: sentence_embeddings(settings.text, [corpus[row] for row in rows], report),
+    )
     row_of = {text: row for row, text in enumerate(corpus)}
     image_features = torch.from_numpy(features).float()
     space = TeacherSpace(
@@ -121,7 +126,7 @@ def prepare_targets(
     with torch.inference_mode():
         image_NE = bridge.embed_images(space.image_features)
         text_ME = bridge.embed_texts(space.text_features)
-    _report_bridge(bridge, teacher, settings.text, validation, report)
+    _score_bridge(bridge, teacher, settings.text, validation, report)
     return Targets(
         corpus,
         image_NE.clone(),
@@ -143,7 +148,7 @@ def _class_rows(
     ]
 
 
-def _report_bridge(
+def _score_bridge(
     bridge: Projections, teacher: ImageTeacher, package: str, validation: Validation, report: Report
 ) -> None:
     """Score the teachers' own space: the ceiling of what distillation alone can give."""
@@ -159,18 +164,3 @@ def _report_bridge(
 
     validation.teacher_results = validation.score(images, Texts())
 
-
-def _cached(
-    path: Path, keys: Sequence[str], compute: Callable[[], npt.NDArray[np.float16]]
-) -> npt.NDArray[np.float16]:
-    """An array computed once for the same keys."""
-    digest = hashlib.sha256("\0".join(keys).encode()).hexdigest()[:16]
-    path = path.with_stem(f"{path.stem}-{digest}")
-    if path.is_file():
-        rows: npt.NDArray[np.float16] = np.load(path, allow_pickle=False)
-        return rows
-    rows = compute()
-    partial = path.with_suffix(".partial.npy")
-    np.save(partial, rows, allow_pickle=False)
-    partial.replace(path)
-    return rows
