@@ -1,17 +1,81 @@
-"""Tensor names of other layouts, translated to OpenAI's (the ones `clipsearch.model` uses)."""
+"""What other tools call things: tensor names and configs, translated to OpenCLIP's.
+
+`clipsearch.model` uses OpenAI's tensor names, which OpenCLIP kept. What a config asks for and clipsearch does
+not do is refused by name here: a model read half-right would answer, and wrongly.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from clipsearch.errors import ModelInvalid
+
 Tensors = Mapping[str, Tensor]
+TRUNK = "mobilenet_edgetpu_100"
 
 # OpenAI's archives carry these sizes as tensors; the shapes say the same.
 _METADATA = ("input_resolution", "context_length", "vocab_size")
+
+# Options of OpenCLIP's configs that change what is computed, and the value at which they do not.
+_PLAIN: dict[str, dict[str, Any]] = {
+    "text_cfg": {
+        "hf_model_name": None,
+        "embed_cls": False,
+        "no_causal_mask": False,
+        "pool_type": "argmax",
+        "proj_type": "linear",
+    },
+    "vision_cfg": {
+        "attentional_pool": False,
+        "global_average_pool": False,
+        "input_patchnorm": False,
+        "no_ln_pre": False,
+        "pool_type": "tok",
+        "pos_embed_type": "learnable",
+        "timm_model_name": TRUNK,
+        "timm_pool": "avg",
+    },
+}
+_PLAIN_BOTH = ("act_kwargs", "norm_kwargs", "ls_init_value", "final_ln_after_pool", "qk_norm")
+# Tensors that give away another architecture where no config does.
+_FOREIGN = {
+    "logit_bias": "a SigLIP model (trained with the sigmoid loss's bias)",
+    "text_decoder.": "a CoCa model (with a caption decoder)",
+    "text.cls_emb": "a CoCa model (with a text class token)",
+    "text.transformer.embeddings.": "a model with a Hugging Face text tower",
+    "text.transformer.encoder.": "a model with a Hugging Face text tower",
+    "vision_model.head.probe": "a SigLIP model",
+}
+
+
+def refuse_unsupported(tensors: Tensors, model_cfg: Mapping[str, Any]) -> None:
+    """Raise ModelInvalid, naming it, for an architecture that is not CLIP as `clipsearch.model` has it."""
+    if "multimodal_cfg" in model_cfg:
+        raise ModelInvalid("This is a CoCa model (multimodal_cfg), which clipsearch does not support.")
+    for part, plain in _PLAIN.items():
+        for key, value in table(model_cfg, part).items():
+            asked = value if value not in (None, False, {}) else plain.get(key)
+            if (key in plain and asked != plain[key]) or (key in _PLAIN_BOTH and asked is not None):
+                raise ModelInvalid(
+                    f"The model asks for {part}.{key} = {value!r}, which clipsearch does not support."
+                )
+    for name in tensors:
+        for start, what in _FOREIGN.items():
+            if name.startswith(start):
+                raise ModelInvalid(f"This is {what}, which clipsearch does not support.")
+
+
+def table(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The object under a key of a config, empty where there is none. Raises ModelInvalid."""
+    found = values.get(key) or {}
+    if not isinstance(found, Mapping):
+        raise ModelInvalid(f"The model's config is damaged: {key} is {found!r}.")
+    return found
 
 
 def strip_prefixes(tensors: Tensors) -> dict[str, Tensor]:
@@ -19,38 +83,81 @@ def strip_prefixes(tensors: Tensors) -> dict[str, Tensor]:
     out: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         name = name.removeprefix("module.").removeprefix("text.")
-        if name not in _METADATA and not name.endswith("attn_mask") and not name.endswith("position_ids"):
+        if name not in _METADATA and not name.endswith(("attn_mask", "position_ids")):
             out[name] = tensor
     return out
 
 
+def is_hugging_face(tensors: Tensors) -> bool:
+    """Whether the names are those of `transformers.CLIPModel`."""
+    return any(name.startswith("vision_model.") for name in tensors)
 
 
 def from_hugging_face(tensors: Tensors) -> dict[str, Tensor]:
-    """`transformers.CLIPModel` names and layouts -> OpenAI's."""
+    """`transformers.CLIPModel` names and layouts -> OpenAI's; names it does not know stay as they are."""
     out: dict[str, Tensor] = {}
     joined: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        block = re.fullmatch(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)", name)
+        block = re.fullmatch(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
         if block is None:
-            if name in _HF_NAMES:
-                out[_HF_NAMES[name]] = tensor.T if name.endswith("_projection.weight") else tensor
-            else:
-                out[name] = tensor
+            transposed = name in ("text_projection.weight", "visual_projection.weight")
+            out[_HF_NAMES.get(name, name)] = tensor.T if transposed else tensor
             continue
         tower = "transformer" if block[1] == "text" else "visual.transformer"
-        prefix = f"{tower}.resblocks.{block[2]}."
-        qkv = re.fullmatch(r"self_attn\.([qkv])_proj\.(weight|bias)", block[3])
-        if qkv is not None:
-            joined.setdefault(f"{prefix}attn.in_proj_{qkv[2]}", {})[qkv[1]] = tensor
+        prefix, module, kind = f"{tower}.resblocks.{block[2]}.", block[3], block[4]
+        if module in _HF_QKV:
+            joined.setdefault(f"{prefix}attn.in_proj_{kind}", {})[module] = tensor
         else:
-            module, kind = block[3].rsplit(".", 1)
-            out[f"{prefix}{_HF_BLOCK[module]}.{kind}"] = tensor
+            out[f"{prefix}{_HF_BLOCK.get(module, module)}.{kind}"] = tensor
     for name, parts in joined.items():
-        out[name] = torch.cat([parts["q"], parts["k"], parts["v"]])
+        if len(parts) == len(_HF_QKV):
+            out[name] = torch.cat([parts[module] for module in _HF_QKV])
     return out
 
 
+def hugging_face_settings(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> dict[str, Any]:
+    """`config.json` and `preprocessor_config.json` of a `CLIPModel` -> OpenCLIP's settings.
+
+    What transformers leaves out of its files are the defaults of its `CLIPTextConfig` and `CLIPVisionConfig`.
+    Raises ModelInvalid for what clipsearch does not compute.
+    """
+    kind = config.get("model_type", "clip")
+    if kind != "clip":
+        raise ModelInvalid(f"config.json describes a model of type {kind!r}; clipsearch reads 'clip'.")
+    # Old files hold what the user changed in a second table, which wins.
+    text = {**table(config, "text_config"), **table(config, "text_config_dict")}
+    vision = {**table(config, "vision_config"), **table(config, "vision_config_dict")}
+    acts = {tower.get("hidden_act", "quick_gelu") for tower in (text, vision)}
+    if len(acts) != 1 or not acts <= {"quick_gelu", "gelu"}:
+        raise ModelInvalid(
+            f"config.json asks for the activations {sorted(map(str, acts))}, which clipsearch does not do."
+        )
+    if {tower.get("layer_norm_eps", 1e-5) for tower in (text, vision)} != {1e-5}:
+        raise ModelInvalid(
+            "config.json asks for another layer_norm_eps than 1e-5, which clipsearch does not do."
+        )
+    # 2 is what the released configs said by mistake; transformers then reads at the highest id, as CLIP does.
+    end, last = text.get("eos_token_id", 49407), text.get("vocab_size", 49408) - 1
+    if end not in (2, last):
+        raise ModelInvalid(
+            f"config.json ends texts with token {end}; clipsearch reads at the last one, {last}."
+        )
+    preprocess = {"mean": preprocessor.get("image_mean"), "std": preprocessor.get("image_std")}
+    if preprocessor.get("resample") == 2:
+        preprocess["interpolation"] = "bilinear"
+    return {
+        "model_cfg": {
+            "quick_gelu": acts == {"quick_gelu"},
+            "text_cfg": {"heads": text.get("num_attention_heads", 8)},
+            "vision_cfg": {
+                "head_width": vision.get("hidden_size", 768) // max(1, vision.get("num_attention_heads", 12))
+            },
+        },
+        "preprocess_cfg": {key: value for key, value in preprocess.items() if value is not None},
+    }
+
+
+_HF_QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _HF_BLOCK = {
     "self_attn.out_proj": "attn.out_proj",
     "layer_norm1": "ln_1",

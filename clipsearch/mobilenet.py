@@ -12,6 +12,7 @@ unchanged.
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ BN_EPS = 1e-5
 class ConvBnAct(nn.Module):
     """A pointwise convolution, batch norm and ReLU (timm's `cn` block)."""
 
+    conv_bn: ClassVar = (("conv", "bn1"),)
+
     def __init__(self, inplanes: int, planes: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inplanes, planes, 1, bias=False)
@@ -37,6 +40,8 @@ class ConvBnAct(nn.Module):
 
 class FusedBottleneck(nn.Module):
     """A full 3x3 expansion and a pointwise projection (timm's `er` block)."""
+
+    conv_bn: ClassVar = (("conv_exp", "bn1"), ("conv_pwl", "bn2"))
 
     def __init__(self, inplanes: int, planes: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -56,6 +61,8 @@ class FusedBottleneck(nn.Module):
 class InvertedBottleneck(nn.Module):
     """Pointwise expansion, depthwise convolution, pointwise projection (timm's `ir` block)."""
 
+    conv_bn: ClassVar = (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3"))
+
     def __init__(
         self, inplanes: int, planes: int, kernel: int, stride: int, expansion: int, skip: bool = True
     ) -> None:
@@ -64,18 +71,15 @@ class InvertedBottleneck(nn.Module):
         mid = inplanes * expansion
         self.conv_pw = nn.Conv2d(inplanes, mid, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(mid, eps=BN_EPS)
-        self.conv_dw = nn.Conv2d(
-            mid, mid, kernel, stride=stride, padding=kernel // 2, groups=mid, bias=False
-        )
+        self.conv_dw = nn.Conv2d(mid, mid, kernel, stride=stride, padding=kernel // 2, groups=mid, bias=False)
         self.bn2 = nn.BatchNorm2d(mid, eps=BN_EPS)
         self.conv_pwl = nn.Conv2d(mid, planes, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(planes, eps=BN_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, Y, X) -> (N, C', Y / stride, X / stride)."""
-        out = F.relu(self.bn1(self.conv_pw(x)))
-        out = F.relu(self.bn2(self.conv_dw(out)))
-        out = self.bn3(self.conv_pwl(out))
+        mid = F.relu(self.bn2(self.conv_dw(F.relu(self.bn1(self.conv_pw(x))))))
+        out: Tensor = self.bn3(self.conv_pwl(mid))
         return out + x if self.skip else out
 
 
@@ -83,6 +87,7 @@ class MobileNetEdgeTPU(nn.Module):
     """The trunk: images to 1,280 pooled features, at 1/32 of the resolution."""
 
     num_features = 1280
+    conv_bn: ClassVar = (("conv_stem", "bn1"), ("conv_head", "bn2"))
 
     def __init__(self) -> None:
         super().__init__()

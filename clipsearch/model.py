@@ -14,10 +14,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.checkpoint import checkpoint
 
 # Paper §2.5: the temperature starts at 0.07 and the logit scale is clipped at 100.
@@ -142,10 +144,10 @@ class Transformer(nn.Module):
 
     def init_weights(self) -> None:
         """Initialise as the released code does: residual projections shrink with depth."""
-        width = self.resblocks[0].attn.out_proj.in_features  # type: ignore[union-attr]
-        proj_std = width**-0.5 * (2 * len(self.resblocks)) ** -0.5
         for block in self.resblocks:
             assert isinstance(block, Block)
+            width = block.attn.out_proj.in_features
+            proj_std = width**-0.5 * (2 * len(self.resblocks)) ** -0.5
             nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
             nn.init.normal_(block.attn.out_proj.weight, std=proj_std)
             nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
@@ -182,10 +184,23 @@ class VisionTransformer(nn.Module):
         return out
 
 
+class Downsample(nn.Sequential):
+    """The shortcut of a bottleneck that changes its shape; children carry the released names."""
+
+    conv_bn: ClassVar = (("0", "1"),)
+
+    def __init__(self, inplanes: int, outplanes: int, stride: int) -> None:
+        super().__init__()
+        self.add_module("-1", nn.AvgPool2d(stride))
+        self.add_module("0", nn.Conv2d(inplanes, outplanes, 1, bias=False))
+        self.add_module("1", nn.BatchNorm2d(outplanes))
+
+
 class Bottleneck(nn.Module):
     """A ResNet bottleneck whose stride is an average pooling (anti-aliased, paper §2.4)."""
 
     expansion = 4
+    conv_bn: ClassVar = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
 
     def __init__(self, inplanes: int, planes: int, stride: int) -> None:
         super().__init__()
@@ -197,12 +212,8 @@ class Bottleneck(nn.Module):
         self.avgpool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
         self.conv3 = nn.Conv2d(planes, outplanes, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outplanes)
-        self.downsample: nn.Sequential | None = None
-        if stride > 1 or inplanes != outplanes:
-            self.downsample = nn.Sequential()
-            self.downsample.add_module("-1", nn.AvgPool2d(stride))
-            self.downsample.add_module("0", nn.Conv2d(inplanes, outplanes, 1, bias=False))
-            self.downsample.add_module("1", nn.BatchNorm2d(outplanes))
+        changes = stride > 1 or inplanes != outplanes
+        self.downsample = Downsample(inplanes, outplanes, stride) if changes else None
 
     def forward(self, x_NCYX: Tensor) -> Tensor:
         """(N, C, Y, X) -> (N, C', Y / stride, X / stride)."""
@@ -232,7 +243,7 @@ class AttentionPool2d(nn.Module):
         x_NLD = x_NLD + self.positional_embedding.to(x_NLD.dtype)
 
         def split(y_NLD: Tensor) -> Tensor:
-            return y_NLD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            return y_NLD.view(*y_NLD.shape[:2], self.heads, -1).transpose(1, 2)
 
         q = split(self.q_proj(x_NLD[:, :1]))
         out_NH1d = F.scaled_dot_product_attention(q, split(self.k_proj(x_NLD)), split(self.v_proj(x_NLD)))
@@ -242,6 +253,8 @@ class AttentionPool2d(nn.Module):
 
 class ModifiedResNet(nn.Module):
     """The paper's ResNet-D: three-convolution stem, anti-aliased strides, attention pooling."""
+
+    conv_bn: ClassVar = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
 
     def __init__(self, config: VisionConfig, embed_dim: int) -> None:
         super().__init__()
@@ -266,7 +279,12 @@ class ModifiedResNet(nn.Module):
         self._init_weights(inplanes)
 
     def _init_weights(self, width: int) -> None:
-        for linear in (self.attnpool.q_proj, self.attnpool.k_proj, self.attnpool.v_proj, self.attnpool.c_proj):
+        for linear in (
+            self.attnpool.q_proj,
+            self.attnpool.k_proj,
+            self.attnpool.v_proj,
+            self.attnpool.c_proj,
+        ):
             nn.init.normal_(linear.weight, std=width**-0.5)
         for module in self.modules():
             if isinstance(module, Bottleneck):
@@ -311,7 +329,7 @@ class Clip(nn.Module):
         return out
 
     def encode_text(self, tokens_NL: Tensor) -> Tensor:
-        """(N, L) token ids, zero-padded, each row with one end of text -> (N, E) features."""
+        """(N, L) token ids, each row with an end of text (the highest id) -> (N, E) features; N ≥ 1."""
         end_N = tokens_NL.argmax(dim=-1)
         tokens_NL = tokens_NL[:, : int(end_N.max()) + 1]
         x_NLD = self.token_embedding(tokens_NL)
@@ -348,3 +366,18 @@ def _image_tower(config: ClipConfig, act: Callable[[], nn.Module]) -> nn.Module:
     if isinstance(vision.layers, tuple):
         return ModifiedResNet(vision, config.embed_dim)
     return VisionTransformer(vision, config.embed_dim, act)
+
+
+@torch.no_grad()
+def fold_batch_norms(tower: nn.Module) -> None:
+    """Fold every batch norm into the convolution before it, for inference: the same function, less work.
+
+    Modules name their pairs in `conv_bn`. What was folded cannot be trained or saved any more.
+    """
+    for module in list(tower.modules()):
+        for conv, norm in getattr(module, "conv_bn", ()):
+            before, after = module.get_submodule(conv), module.get_submodule(norm)
+            assert isinstance(before, nn.Conv2d)
+            assert isinstance(after, nn.BatchNorm2d)
+            setattr(module, conv, fuse_conv_bn_eval(before, after))
+            setattr(module, norm, nn.Identity())

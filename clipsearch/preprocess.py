@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 # openai/CLIP, clip/clip.py, `_transform`.
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+# From this ratio of the sides on only the middle of an image is resized; before, all of it is, as in the
+# released transform, and then cropped. The pixels are the same but for rounding.
+EXTREME = 8
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,16 @@ class Preprocess:
             resized = (self.size, int(self.size * height / width))
         else:
             resized = (int(self.size * width / height), self.size)
-        if resized != image.size:
-            image = image.resize(resized, resample)
         # torchvision.transforms.CenterCrop rounds half to even.
         left = round((resized[0] - self.size) / 2.0)
         top = round((resized[1] - self.size) / 2.0)
+        if max(resized) > EXTREME * self.size:
+            # A line of 1 × 65,000 would be enlarged to gigabytes for its middle.
+            across, down = width / resized[0], height / resized[1]
+            middle = (left * across, top * down, (left + self.size) * across, (top + self.size) * down)
+            return np.asarray(image.resize((self.size, self.size), resample, box=middle))
+        if resized != image.size:
+            image = image.resize(resized, resample)
         return np.asarray(image.crop((left, top, left + self.size, top + self.size)))
 
     def normalise(self, pixels_NYXC: npt.NDArray[np.uint8]) -> Tensor:

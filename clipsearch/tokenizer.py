@@ -7,6 +7,7 @@ The released tokenizer first repairs mojibake with ftfy and un-escapes HTML (ope
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,18 +15,17 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
+from clipsearch.durable import replace
 from clipsearch.errors import ModelInvalid
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 # openai/CLIP, simple_tokenizer.py
-_WORDS = (
-    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-)
+_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 def clean(text: str) -> str:
     """Mend encoding errors and HTML entities; white space runs become one space."""
-    if not text.isascii():
+    if not (text.isascii() and text.isprintable()):
         import ftfy
 
         text = ftfy.fix_text(text)
@@ -45,6 +45,9 @@ class ClipTokenizer:
             # The towers read the embedding at the highest id, so the end of text must be it.
             raise ModelInvalid(f"The tokenizer's last token is not {END}: it is not a CLIP tokenizer.")
         self.end = int(end)
+        framed = tokenizer.encode("a").ids
+        if framed[0] != tokenizer.token_to_id(START) or framed[-1] != end:
+            raise ModelInvalid(f"The tokenizer does not put {START} and {END} around a text.")
 
     @classmethod
     def load(cls, path: Path, context_length: int) -> ClipTokenizer:
@@ -77,8 +80,8 @@ class ClipTokenizer:
         return ids
 
     def save(self, path: Path) -> None:
-        """Write a `tokenizer.json`."""
-        self._tokenizer.save(str(path))
+        """Write a `tokenizer.json`, whole or not at all. Raises StorageError."""
+        replace(path, self._tokenizer.to_str(pretty=True).encode(), name="tokenizer")
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, context_length: int) -> ClipTokenizer:
@@ -95,30 +98,24 @@ class ClipTokenizer:
         )
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size - 2 - len(alphabet),
-            initial_alphabet=alphabet,
+            vocab_size=vocab_size - 2,
+            # Named first, every byte has its rank before training: the trainer itself numbers word-final
+            # bytes in the order of a hash table, and breaks ties between merges by those numbers.
+            special_tokens=[byte + form for form in ("", "</w>") for byte in alphabet],
             end_of_word_suffix="</w>",
             show_progress=False,
-            special_tokens=[],
         )
         tokenizer.train_from_iterator((clean(text) for text in texts), trainer)
-        return cls(_with_specials(tokenizer, alphabet), context_length)
+        return cls(_with_specials(tokenizer), context_length)
 
 
-def _with_specials(tokenizer: Tokenizer, alphabet: list[str]) -> Tokenizer:
-    """Put the start and end of text behind the learnt tokens, and every byte in word-final form before."""
-    import json
-
+def _with_specials(tokenizer: Tokenizer) -> Tokenizer:
+    """Put the start and the end of text behind the learnt tokens."""
     spec = json.loads(tokenizer.to_str())
-    learnt = spec["model"]["vocab"]
-    vocab = {token: rank for rank, token in enumerate(sorted(learnt, key=learnt.__getitem__))}
-    for byte in alphabet:
-        for form in (byte, byte + "</w>"):
-            vocab.setdefault(form, len(vocab))
+    vocab = spec["model"]["vocab"]
     start, end = len(vocab), len(vocab) + 1
     vocab |= {START: start, END: end}
-    spec["model"]["vocab"] = vocab
-    spec["added_tokens"] = []
+    spec["added_tokens"] = []  # the bytes, which are ordinary tokens
     tokenizer = Tokenizer.from_str(json.dumps(spec))
     tokenizer.add_special_tokens([START, END])
     tokenizer.post_processor = processors.TemplateProcessing(

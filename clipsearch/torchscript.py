@@ -2,11 +2,14 @@
 
 A TorchScript archive is a zip: `data.pkl` describes a tree of modules, `data/N` holds raw storages and
 `code/` the programs, which are never opened. The pickle is read by an unpickler that can build nothing but
-tensors and inert nodes.
+tensors and inert nodes. Archives are stored uncompressed, and a tensor is never larger than its storage, so
+what is read is bounded by the size of the file.
 """
 
 from __future__ import annotations
 
+import io
+import math
 import pickle
 import zipfile
 from pathlib import Path
@@ -55,21 +58,28 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
     try:
         with zipfile.ZipFile(path) as archive:
             member = next(name for name in archive.namelist() if name.partition("/")[2] == "data.pkl")
-            with archive.open(member) as file:
-                tree = _TensorUnpickler(file, archive, member.partition("/")[0]).load()
-    except (zipfile.BadZipFile, pickle.UnpicklingError, AttributeError, TypeError, IndexError) as error:
+            pickled = io.BytesIO(_read(archive, member))
+            tree = _TensorUnpickler(pickled, archive, member.partition("/")[0]).load()
+    except (zipfile.BadZipFile, pickle.UnpicklingError, AttributeError, TypeError, LookupError) as error:
         raise ValueError(str(error)) from error
     tensors: dict[str, Tensor] = {}
-    _collect(tree, "", tensors)
+    _collect(tree, "", tensors, set())
     return tensors
 
 
-def _collect(value: object, prefix: str, tensors: dict[str, Tensor]) -> None:
+def _read(archive: zipfile.ZipFile, member: str) -> bytes:
+    if archive.getinfo(member).compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"its member {member} is compressed, which TorchScript's never are")
+    return archive.read(member)
+
+
+def _collect(value: object, prefix: str, tensors: dict[str, Tensor], seen: set[int]) -> None:
     if isinstance(value, Tensor):
         tensors[prefix] = value
-    elif isinstance(value, _Node):
+    elif isinstance(value, _Node) and id(value) not in seen:
+        seen.add(id(value))  # a node that is its own descendant, or is shared a million times, ends here
         for name, child in value.attributes.items():
-            _collect(child, f"{prefix}.{name}" if prefix else name, tensors)
+            _collect(child, f"{prefix}.{name}" if prefix else str(name), tensors, seen)
 
 
 def _storage(dtype: torch.dtype, data: bytes) -> Tensor:
@@ -79,6 +89,8 @@ def _storage(dtype: torch.dtype, data: bytes) -> Tensor:
 def _rebuild_tensor(
     storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object
 ) -> Tensor:
+    if math.prod(size) > storage.numel():
+        raise ValueError(f"a tensor of shape {tuple(size)} does not fit its storage of {storage.numel()}")
     return storage.as_strided(size, stride, offset).clone()
 
 
@@ -107,16 +119,19 @@ class _TensorUnpickler(pickle.Unpickler):
         super().__init__(file, encoding="utf-8")
         self._archive = archive
         self._root = root
+        # A pickle may set attributes on what it is given: on a class and functions of this one reading.
+        self._node = type("Node", (_Node,), {})
         self._storages: dict[str, Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         """Tensors, storages and inert nodes; anything else is refused."""
         if (module, name) in _ALLOWED:
-            return _ALLOWED[module, name]
+            function = _ALLOWED[module, name]
+            return lambda *arguments: function(*arguments)
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
         if module.split(".")[0] == "__torch__":
-            return _Node
+            return self._node
         return self._refuse(module, name)
 
     def _refuse(self, module: str, name: str) -> NoReturn:
@@ -128,5 +143,5 @@ class _TensorUnpickler(pickle.Unpickler):
         if kind != "storage" or not isinstance(dtype, torch.dtype):
             raise pickle.UnpicklingError(f"it names a storage of kind {kind!r}")
         if key not in self._storages:
-            self._storages[key] = _storage(dtype, self._archive.read(f"{self._root}/data/{int(key)}"))
+            self._storages[key] = _storage(dtype, _read(self._archive, f"{self._root}/data/{int(key)}"))
         return self._storages[key]

@@ -10,41 +10,53 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 
+from clipsearch.durable import make_directory, replace
 from clipsearch.errors import ModelInvalid, ModelNotFound
-from clipsearch.layouts import Tensors, from_hugging_face, strip_prefixes
+from clipsearch.layouts import (
+    TRUNK,
+    Tensors,
+    from_hugging_face,
+    hugging_face_settings,
+    is_hugging_face,
+    refuse_unsupported,
+    strip_prefixes,
+    table,
+)
 from clipsearch.model import Clip, ClipConfig, TextConfig, VisionConfig
 from clipsearch.preprocess import Preprocess
-from clipsearch.tokenizer import ClipTokenizer
+from clipsearch.tokenizer import END, START, ClipTokenizer
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
 TOKENIZER = "tokenizer.json"
 # In order of preference; the first that is there is read.
-_WEIGHT_FILES = (
+WEIGHT_FILES = (
     OPEN_CLIP_WEIGHTS,
     "model.safetensors",
     "open_clip_pytorch_model.bin",
     "pytorch_model.bin",
 )
-_TRUNK = "mobilenet_edgetpu_100"
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     """A CLIP model in evaluation mode with what it needs to be used.
 
-    `fingerprint` is the hash of weights, preprocessing and embedding size: vectors of two models
-    may meet only where it is equal.
+    `fingerprint` is the hash of weights, sizes, activation and preprocessing: vectors of two models may
+    meet only where it is equal.
     """
 
     model: Clip
@@ -54,87 +66,130 @@ class LoadedModel:
 
 
 def load_folder(folder: Path) -> LoadedModel:
-    """Open a model folder of any of the three layouts.
+    """Open a model folder of any of the three layouts, or a single weights file with its tokenizer beside it.
 
-    Raises ModelNotFound when the folder holds no weights, ModelInvalid when what it holds is not a
+    Raises ModelNotFound when weights or tokenizer are not there, ModelInvalid when what is there is not a
     whole CLIP model.
     """
     weights = find_weights(folder)
     tensors = read_tensors(weights)
-    config_file = folder / OPEN_CLIP_CONFIG
-    hf_config_file = folder / "config.json"
-    settings: dict[str, Any] = {}
-    quick_gelu: bool | None = None
-    if config_file.is_file():
-        settings = read_json(config_file)
-        quick_gelu = bool(settings.get("model_cfg", {}).get("quick_gelu", False))
-    elif hf_config_file.is_file():
-        quick_gelu = _hf_quick_gelu(read_json(hf_config_file))
-        settings = {"preprocess_cfg": _hf_preprocess(folder)}
-    model = build(tensors, settings.get("model_cfg", {}), quick_gelu)
-    preprocess = Preprocess.from_dict(settings.get("preprocess_cfg", {}), model.config.vision.image_size)
-    tokenizer = _find_tokenizer(folder, model.config.text)
-    fingerprint = _fingerprint(folder, weights, preprocess, model.config.embed_dim)
-    return LoadedModel(model, preprocess, tokenizer, fingerprint)
+    with _as_invalid(f"{weights.parent} is not a CLIP model that clipsearch can read"):
+        settings = _settings(weights)
+        model_cfg = None if settings is None else table(settings, "model_cfg")
+        model = build(tensors, model_cfg)
+        preprocess = _preprocess(table(settings or {}, "preprocess_cfg"), model.config.vision.image_size)
+    tokenizer = _find_tokenizer(weights.parent, model.config.text)
+    return LoadedModel(model, preprocess, tokenizer, _fingerprint(weights, preprocess, model.config))
 
 
-def build(tensors: Tensors, model_cfg: Mapping[str, Any], quick_gelu: bool | None) -> Clip:
+def _settings(weights: Path) -> dict[str, Any] | None:
+    """What the configs beside a weights file say, as OpenCLIP says it; None where there is none."""
+    beside = weights.parent
+    if (beside / OPEN_CLIP_CONFIG).is_file():
+        return read_json(beside / OPEN_CLIP_CONFIG)
+    # Any other file of weights that merely lies beside a config.json is not what that describes.
+    if weights.name in WEIGHT_FILES and (beside / "config.json").is_file():
+        preprocessor = beside / "preprocessor_config.json"
+        return hugging_face_settings(
+            read_json(beside / "config.json"), read_json(preprocessor) if preprocessor.is_file() else {}
+        )
+    return None
+
+
+def build(tensors: Tensors, model_cfg: Mapping[str, Any] | None) -> Clip:
     """A model with the given tensors, in any layout, in evaluation mode and single precision.
 
-    `quick_gelu` None means "as OpenAI's own weights": their layout carries no config.
+    `model_cfg` is OpenCLIP's; None means "as OpenAI's own weights", whose layout carries no config.
     Raises ModelInvalid when tensors are missing, left over or of the wrong shape.
     """
+    refuse_unsupported(tensors, model_cfg or {})
     tensors = strip_prefixes(tensors)
-    if "vision_model.embeddings.class_embedding" in tensors:
+    if is_hugging_face(tensors):
         tensors = from_hugging_face(tensors)
-    try:
-        config = infer_config(tensors, model_cfg, quick_gelu)
-        with torch.device("meta"):
-            model = Clip(config)
-        floats = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
-        model.load_state_dict(floats, strict=True, assign=True)
-    except (KeyError, RuntimeError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise ModelInvalid(f"These weights are not a CLIP model clipsearch knows: {_brief(error)}") from error
+    config = infer_config(tensors, model_cfg)
+    with torch.device("meta"):
+        model = Clip(config)
+    _check_tensors(model, tensors)
+    floats = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+    model.load_state_dict(floats, strict=True, assign=True)
     return model.eval().requires_grad_(False)
 
 
-def infer_config(tensors: Tensors, model_cfg: Mapping[str, Any], quick_gelu: bool | None) -> ClipConfig:
-    """Sizes from the tensors' shapes, the rest from OpenCLIP's `model_cfg`."""
-    width = tensors["ln_final.weight"].shape[0]
-    text_cfg, vision_cfg = model_cfg.get("text_cfg", {}), model_cfg.get("vision_cfg", {})
-    for unsupported in ("hf_model_name", "embed_cls", "no_causal_mask"):
-        if text_cfg.get(unsupported):
-            raise ValueError(f"text towers with {unsupported} are not supported")
+def _check_tensors(model: Clip, tensors: Tensors) -> None:
+    wanted = model.state_dict()
+    # Counters of training; load_state_dict fills them in where they are missing.
+    missing = [name for name in wanted if name not in tensors and not name.endswith("num_batches_tracked")]
+    left_over = [name for name in tensors if name not in wanted]
+    wrong = [
+        f"{name} {tuple(tensors[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in tensors
+        and (
+            tensors[name].shape != tensor.shape
+            or tensors[name].is_floating_point() != tensor.is_floating_point()
+        )
+    ]
+    told = [
+        f"{len(names)} tensors {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        for what, names in (("are missing", missing), ("are left over", left_over), ("do not fit", wrong))
+        if names
+    ]
+    if told:
+        raise ModelInvalid(f"These weights are not a CLIP model that clipsearch knows: {'; '.join(told)}.")
+
+
+def infer_config(tensors: Tensors, model_cfg: Mapping[str, Any] | None) -> ClipConfig:
+    """Sizes from the tensors' shapes, the rest from OpenCLIP's `model_cfg`. Raises ModelInvalid."""
+    text_cfg, vision_cfg = table(model_cfg or {}, "text_cfg"), table(model_cfg or {}, "vision_cfg")
+    context_length, width = _shape(tensors, "positional_embedding", 2)
     text = TextConfig(
-        context_length=tensors["positional_embedding"].shape[0],
-        vocab_size=tensors["token_embedding.weight"].shape[0],
+        context_length=context_length,
+        vocab_size=_shape(tensors, "token_embedding.weight", 2)[0],
         width=width,
-        heads=text_cfg.get("heads", width // 64),
+        heads=int(text_cfg.get("heads", width // 64)),
         layers=_count(tensors, "transformer.resblocks."),
     )
+    if text.heads < 1 or width % text.heads:
+        raise ModelInvalid(f"A text tower of width {width} cannot have {text.heads} attention heads.")
     return ClipConfig(
-        embed_dim=tensors["text_projection"].shape[1],
+        embed_dim=_shape(tensors, "text_projection", 2)[1],
         vision=_infer_vision(tensors, vision_cfg),
         text=text,
-        quick_gelu=True if quick_gelu is None else quick_gelu,
+        quick_gelu=True if model_cfg is None else bool(model_cfg.get("quick_gelu", False)),
     )
 
 
 def _infer_vision(tensors: Tensors, vision_cfg: Mapping[str, Any]) -> VisionConfig:
-    head_width = vision_cfg.get("head_width", 64)
     if "visual.trunk.conv_stem.weight" in tensors:
         proj = "mlp" if "visual.head.mlp.fc1.weight" in tensors else "linear"
-        return VisionConfig(vision_cfg["image_size"], 0, 0, None, trunk=_TRUNK, trunk_proj=proj)
-    if "visual.proj" in tensors:
-        width, _, patch, _ = tensors["visual.conv1.weight"].shape
-        grid = round((tensors["visual.positional_embedding"].shape[0] - 1) ** 0.5)
+        return VisionConfig(int(vision_cfg["image_size"]), 0, 0, None, trunk=TRUNK, trunk_proj=proj)
+    head_width = int(vision_cfg.get("head_width", 64))
+    if "visual.attnpool.positional_embedding" in tensors:
+        first, second, third, fourth = (_count(tensors, f"visual.layer{stage}.") for stage in range(1, 5))
+        width = _shape(tensors, "visual.layer1.0.conv1.weight", 4)[0]
+        attended, tokens, edge = width * 32, _shape(tensors, "visual.attnpool.positional_embedding", 2)[0], 32
+        config = VisionConfig(
+            math.isqrt(max(0, tokens - 1)) * edge, (first, second, third, fourth), width, None, head_width
+        )
+    else:
+        width, _, edge, _ = _shape(tensors, "visual.conv1.weight", 4)
+        attended, tokens = width, _shape(tensors, "visual.positional_embedding", 2)[0]
         layers = _count(tensors, "visual.transformer.resblocks.")
-        return VisionConfig(grid * patch, layers, width, patch, head_width)
-    stages = tuple(_count(tensors, f"visual.layer{stage}.") for stage in range(1, 5))
-    width = tensors["visual.layer1.0.conv1.weight"].shape[0]
-    grid = round((tensors["visual.attnpool.positional_embedding"].shape[0] - 1) ** 0.5)
-    first, second, third, fourth = stages
-    return VisionConfig(grid * 32, (first, second, third, fourth), width, None, head_width)
+        config = VisionConfig(math.isqrt(max(0, tokens - 1)) * edge, layers, width, edge, head_width)
+    if config.image_size < 1:
+        raise ModelInvalid("These weights are not a CLIP model: visual.positional_embedding holds no grid.")
+    if head_width < 1 or attended % head_width:
+        raise ModelInvalid(f"An image tower of width {attended} cannot have heads of width {head_width}.")
+    return config
+
+
+def _shape(tensors: Tensors, name: str, dims: int) -> tuple[int, ...]:
+    if name not in tensors:
+        raise ModelInvalid(f"These weights are not a CLIP model that clipsearch knows: {name} is missing.")
+    shape = tuple(tensors[name].shape)
+    if len(shape) != dims or 0 in shape:
+        raise ModelInvalid(f"These weights are not a CLIP model that clipsearch knows: {name} is {shape}.")
+    return shape
 
 
 def _count(tensors: Tensors, prefix: str) -> int:
@@ -142,21 +197,30 @@ def _count(tensors: Tensors, prefix: str) -> int:
     return len({name[len(prefix) :].split(".")[0] for name in tensors if name.startswith(prefix)})
 
 
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+@contextmanager
+def _as_invalid(sentence: str) -> Iterator[None]:
+    """Turn whatever nonsense in a file brings about into ModelInvalid."""
+    try:
+        yield
+    except (ModelInvalid, ModelNotFound):
+        raise
+    # Parsers of hostile bytes raise nearly anything: struct.error, BadZipFile, RecursionError, MemoryError, …
+    except Exception as error:
+        brief = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelInvalid(f"{sentence}: {brief}") from error
 
 
 def find_weights(folder: Path) -> Path:
-    """The weights file of a model folder. Raises ModelNotFound."""
-    for name in _WEIGHT_FILES:
-        if (folder / name).is_file():
-            return folder / name
+    """The weights file of a model folder; a file is its own. Raises ModelNotFound."""
     if folder.is_file():
         return folder
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
     others = [path for path in sorted(folder.glob("*")) if path.suffix in (".safetensors", ".pt")]
     if len(others) == 1:
         return others[0]
-    raise ModelNotFound(f"{folder} holds no CLIP weights ({', '.join(_WEIGHT_FILES[:2])} or one .pt file).")
+    raise ModelNotFound(f"{folder} holds no CLIP weights ({', '.join(WEIGHT_FILES[:2])} or one .pt file).")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -164,63 +228,60 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises ModelInvalid for anything but a safetensors file, a plain state dict or a TorchScript archive.
     """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return _read_torch(path)
-    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
-        raise ModelInvalid(f"{path} cannot be read as model weights: {_brief(error)}") from error
+    with _as_invalid(f"{path} cannot be read as model weights"):
+        return load_file(path) if path.suffix == ".safetensors" else _read_torch(path)
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     import pickle
+    import warnings
 
     from clipsearch.torchscript import is_torchscript, read_torchscript
 
     if is_torchscript(path):
         return read_torchscript(path)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # remarks on how the file was pickled
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"it holds more than tensors ({_brief(error)})") from error
+        # torch's own message goes on to recommend loading it unsafely.
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        named = f", such as {asked[1]}" if asked else ""
+        raise ValueError(f"it holds more than tensors{named}, or is damaged") from error
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise ValueError("it is not a dictionary of tensors")
-    return loaded
+    return {str(name): tensor for name, tensor in loaded.items()}
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises ModelInvalid."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelInvalid(f"{path} cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise ModelInvalid(f"{path} is not a JSON object.")
     return values
 
 
-def _hf_quick_gelu(config: Mapping[str, Any]) -> bool:
-    # transformers' CLIPConfig defaults to quick_gelu in both towers.
-    acts = {config.get(tower, {}).get("hidden_act", "quick_gelu") for tower in ("text_config", "vision_config")}
-    if len(acts) != 1 or not acts <= {"quick_gelu", "gelu"}:
-        raise ModelInvalid(f"config.json asks for the activations {sorted(acts)}, which clipsearch does not know.")
-    return acts == {"quick_gelu"}
-
-
-def _hf_preprocess(folder: Path) -> dict[str, Any]:
-    path = folder / "preprocessor_config.json"
-    values = read_json(path) if path.is_file() else {}
-    return {"mean": values["image_mean"], "std": values["image_std"]} if "image_mean" in values else {}
+def _preprocess(values: Mapping[str, Any], size: int) -> Preprocess:
+    """OpenCLIP's `preprocess_cfg`; `resize_mode` "longest" pads, which no model that loads here asks for."""
+    mode = values.get("resize_mode", "shortest")
+    if mode not in ("shortest", "squash"):
+        raise ModelInvalid(f"The model asks for the resize mode {mode!r}, which clipsearch does not support.")
+    # OpenCLIP evaluates with bicubic whatever else a config says ("random" was for training).
+    interpolation = "bilinear" if values.get("interpolation") == "bilinear" else "bicubic"
+    return Preprocess.from_dict({**values, "interpolation": interpolation}, size)
 
 
 def _find_tokenizer(folder: Path, text: TextConfig) -> ClipTokenizer:
-    path = (folder if folder.is_dir() else folder.parent) / TOKENIZER
+    path = folder / TOKENIZER
     if not path.is_file():
         raise ModelNotFound(
-            f"{path.parent} holds no {TOKENIZER}; put the model's own beside its weights "
-            "(any released CLIP repository on the hub has one)."
+            f"{folder} holds no {TOKENIZER}; put the model's own beside its weights "
+            "(for OpenAI's weights, that of any released CLIP repository on the hub)."
         )
     tokenizer = ClipTokenizer.load(path, text.context_length)
     if tokenizer.vocab_size != text.vocab_size:
@@ -231,11 +292,11 @@ def _find_tokenizer(folder: Path, text: TextConfig) -> ClipTokenizer:
     return tokenizer
 
 
-def _fingerprint(folder: Path, weights: Path, preprocess: Preprocess, embed_dim: int) -> str:
+def _fingerprint(weights: Path, preprocess: Preprocess, config: ClipConfig) -> str:
     digest = hashlib.sha256()
     with weights.open("rb") as file:
         digest.update(hashlib.file_digest(file, "sha256").digest())
-    digest.update(json.dumps([preprocess.to_dict(), embed_dim], sort_keys=True).encode())
+    digest.update(json.dumps([preprocess.to_dict(), model_cfg(config)], sort_keys=True).encode())
     return digest.hexdigest()[:16]
 
 
@@ -244,17 +305,31 @@ def save_folder(
 ) -> None:
     """Write an OpenCLIP model folder (config, safetensors, tokenizer); `half` stores float16.
 
-    Raises OSError when the disk does.
+    Each file appears whole or not at all. Raises StorageError when the disk fails.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: (t.half() if half and t.is_floating_point() else t).contiguous()
-        for name, t in model.state_dict().items()
-    }
+    make_directory(folder)
+    tensors = {name: _stored(tensor, half) for name, tensor in model.state_dict().items()}
     config = {"model_cfg": model_cfg(model.config), "preprocess_cfg": preprocess.to_dict()}
-    save_file(tensors, folder / OPEN_CLIP_WEIGHTS, metadata={"format": "pt"})
-    (folder / OPEN_CLIP_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    # What OpenCLIP's tokenizer, transformers' AutoTokenizer, needs beside tokenizer.json.
+    tokenizer_config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": START,
+        "eos_token": END,
+        "pad_token": END,
+        "model_max_length": tokenizer.context_length,
+    }
+    replace(folder / OPEN_CLIP_WEIGHTS, serialise(tensors, metadata={"format": "pt"}), name="weights")
     tokenizer.save(folder / TOKENIZER)
+    for name, values in ((OPEN_CLIP_CONFIG, config), ("tokenizer_config.json", tokenizer_config)):
+        replace(folder / name, (json.dumps(values, indent=2) + "\n").encode(), name="config")
+
+
+def _stored(tensor: Tensor, half: bool) -> Tensor:
+    """A tensor as it is saved: what float16 cannot hold stays as it is."""
+    tensor = tensor.detach().cpu().contiguous()
+    if not half or not tensor.is_floating_point() or tensor.abs().amax() > torch.finfo(torch.float16).max:
+        return tensor
+    return tensor.half()
 
 
 def model_cfg(config: ClipConfig) -> dict[str, Any]:
@@ -268,21 +343,21 @@ def model_cfg(config: ClipConfig) -> dict[str, Any]:
             "timm_pool": "avg",
             "timm_proj": vision.trunk_proj,
         }
+    elif isinstance(vision.layers, tuple):
+        vision_cfg |= {"layers": list(vision.layers), "width": vision.width, "patch_size": None}
     else:
-        layers = list(vision.layers) if isinstance(vision.layers, tuple) else vision.layers
-        vision_cfg |= {"layers": layers, "width": vision.width, "patch_size": vision.patch_size}
-        if vision.head_width != 64:
-            vision_cfg["head_width"] = vision.head_width
+        vision_cfg |= {"layers": vision.layers, "width": vision.width, "patch_size": vision.patch_size}
+    if vision.trunk is None and vision.head_width != 64:
+        vision_cfg["head_width"] = vision.head_width
     text_cfg: dict[str, Any] = {
         "context_length": text.context_length,
         "vocab_size": text.vocab_size,
+        # OpenCLIP reads the folder's own tokenizer where this is set.
+        "hf_tokenizer_name": ".",
         "width": text.width,
         "heads": text.heads,
         "layers": text.layers,
     }
-    if text.vocab_size != TextConfig.vocab_size:
-        # OpenCLIP's own tokenizer is the released one; any other is read from the folder.
-        text_cfg["hf_tokenizer_name"] = "."
     cfg: dict[str, Any] = {"embed_dim": config.embed_dim, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
     if config.quick_gelu:
         cfg["quick_gelu"] = True

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from clipsearch.config import OFFLINE_VARIABLE, bundled_models, models_folder
+from clipsearch.durable import make_directory, storage_error
 from clipsearch.errors import ModelNotFound, NetworkUnavailable, UsageError
 
 BUNDLED = "mini"
 HUB_PREFIX = "hf-hub:"
-# What a model folder needs; repositories also hold weights in formats clipsearch does not read.
+# What a model folder needs besides weights; repositories also hold them in formats clipsearch does not read.
 _HUB_FILES = (
     "open_clip_config.json",
-    "open_clip_model.safetensors",
     "tokenizer.json",
     "README.md",
     "config.json",
     "preprocessor_config.json",
 )
-_HUB_FALLBACK_WEIGHTS = ("model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
+# In the order of `clipsearch.weights`: the first that is there is fetched.
+_HUB_WEIGHTS = (
+    "open_clip_model.safetensors",
+    "model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "pytorch_model.bin",
+)
 
 
 @dataclass(frozen=True)
@@ -106,11 +114,16 @@ def resolve(name_or_folder: str | Path | None) -> Found:
     known = release(name)
     canonical = known.name if known is not None else name
     for found in installed():
-        if found.name == local_folder(canonical).name:
-            return Found(canonical, found.folder)
-    path = Path(name_or_folder).expanduser()
+        if found.name.lower() == local_folder(canonical).name.lower():
+            return Found(canonical if known or name.startswith(HUB_PREFIX) else found.name, found.folder)
+    path = Path(os.path.expanduser(name))  # noqa: PTH111 (Path's raises for a user that is not there)
     if path.exists():
         return Found(path.resolve().name, path.resolve())
+    if name.lower() == BUNDLED:
+        raise ModelNotFound(
+            f"This installation lacks the bundled model {BUNDLED}; "
+            f"`clipsearch models pull {RECOMMENDED.name}` fetches another."
+        )
     if known is not None or name.startswith(HUB_PREFIX):
         raise ModelNotFound(
             f"The model {canonical} is not on this machine; `clipsearch models pull {canonical}` fetches it."
@@ -124,16 +137,18 @@ def repository(name: str) -> str:
     known = release(name)
     if known is not None:
         return known.repository
-    if name.startswith(HUB_PREFIX) and name.count("/") == 1:
+    if re.fullmatch(rf"{HUB_PREFIX}\w[\w.-]*/\w[\w.-]*", name):
         return name.removeprefix(HUB_PREFIX)
-    raise UsageError(f"{name!r} is neither a known model nor hf-hub:owner/name; see `clipsearch models list`.")
+    raise UsageError(
+        f"{name!r} is neither a known model nor hf-hub:owner/name; see `clipsearch models list`."
+    )
 
 
 def pull(name: str) -> Found:
     """Download a model from the hub into the models folder, with progress on standard error.
 
     The folder appears under its name only when it is whole. Raises NetworkUnavailable, ModelNotFound,
-    UsageError.
+    UsageError, StorageError.
     """
     repo = repository(name)
     known = release(name)
@@ -142,33 +157,59 @@ def pull(name: str) -> Found:
     if target.is_dir():
         return Found(canonical, target)
     if os.environ.get(OFFLINE_VARIABLE, "").lower() in ("1", "true", "yes", "on"):
-        raise NetworkUnavailable(f"{OFFLINE_VARIABLE} is set, so {canonical} is not downloaded; unset it and try again.")
+        raise NetworkUnavailable(
+            f"{OFFLINE_VARIABLE} is set, so {canonical} is not downloaded; unset it and try again."
+        )
     staging = target.with_name(f".{target.name}.partial")
+    make_directory(staging)
     _download(repo, canonical, staging)
-    staging.rename(target)
+    # The hub client's notes on what was fetched.
+    shutil.rmtree(staging / ".cache", ignore_errors=True)
+    try:
+        staging.rename(target)
+    except OSError as error:
+        if not target.is_dir():  # else another process was first, with the same files
+            raise storage_error(error, target) from error
     return Found(canonical, target)
 
 
 def _download(repo: str, name: str, staging: Path) -> None:
     from huggingface_hub import hf_hub_download, list_repo_files
-    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
     from huggingface_hub.utils import logging
 
     # Its retries are logged as warnings; the sentence below says it once.
-    logging.set_verbosity_error()
-
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
-        files = set(list_repo_files(repo))
-        wanted = [file for file in _HUB_FILES if file in files]
-        if "open_clip_model.safetensors" not in files:
-            wanted += [next((file for file in _HUB_FALLBACK_WEIGHTS if file in files), "open_clip_model.safetensors")]
-        for file in wanted:
+        for file in _wanted(repo, set(list_repo_files(repo))):
             hf_hub_download(repo, file, local_dir=staging)
+    except ModelNotFound:
+        raise
+    except GatedRepoError as error:
+        raise ModelNotFound(
+            f"The hub gives {repo} only to those who accepted its terms; do that at "
+            f"https://huggingface.co/{repo}, then `hf auth login`."
+        ) from error
     except RepositoryNotFoundError as error:
-        raise ModelNotFound(f"The hub has no repository {repo}.") from error
+        raise ModelNotFound(f"The hub has no repository {repo}, or it is private.") from error
     except Exception as error:  # the hub client's transport, and so its errors, change with its version
+        # The disk's own; those of the network are subclasses of OSError too.
+        if isinstance(error, OSError) and type(error) in (OSError, PermissionError):
+            raise storage_error(error, staging) from error
         raise NetworkUnavailable(
             f"{name} could not be downloaded from huggingface.co/{repo} ({type(error).__name__}); "
             "check the network and run the same command again: it goes on where it stopped. "
             "Meanwhile the bundled model `mini` works offline."
         ) from error
+
+
+def _wanted(repo: str, files: set[str]) -> list[str]:
+    """The files to fetch, weights last. Raises ModelNotFound where some are not there."""
+    weights = next((file for file in _HUB_WEIGHTS if file in files), None)
+    if weights is None:
+        raise ModelNotFound(
+            f"The repository {repo} holds no weights that clipsearch reads ({_HUB_WEIGHTS[0]}, …)."
+        )
+    if "tokenizer.json" not in files:
+        raise ModelNotFound(f"The repository {repo} holds no tokenizer.json, which clipsearch needs.")
+    return [*(file for file in _HUB_FILES if file in files), weights]

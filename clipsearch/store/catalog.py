@@ -26,6 +26,7 @@ from clipsearch.store.files import Files
 from clipsearch.store.images import Images
 from clipsearch.store.journal import Failures, Runs
 from clipsearch.store.models import Meta
+from clipsearch.store.overview import Overview, overview
 from clipsearch.store.roots import Roots
 from clipsearch.store.search import Search
 from clipsearch.store.spaces import Spaces
@@ -64,6 +65,10 @@ class Catalog:
         self.embeddings = Embeddings(connection)
         self.search = Search(connection)
         self.counts = Counts(connection)
+
+    def overview(self, space_id: int) -> Overview:
+        """Return the columns of all visible photos; see `clipsearch.store.overview`."""
+        return overview(self._connection, space_id)
 
     def generation(self) -> int:
         """Return the number of committed transactions: two states of the catalog never share one."""

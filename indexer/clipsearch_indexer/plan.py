@@ -6,11 +6,11 @@ after its last change: a file written to within that time may look the same and 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from clipsearch.store.rows import KnownFailure, KnownFile, RootRow
+from clipsearch_indexer.places import Place
 from clipsearch_indexer.scan import FileStat, Unscanned
 
 RACY_NS = 2_000_000_000
@@ -18,88 +18,95 @@ RACY_NS = 2_000_000_000
 LASTING = frozenset({"corrupt", "too-large", "memory", "crashed", "timeout"})
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A file to read, and what the catalog knows of its path."""
+
+    root_id: int
+    file: FileStat
+    row: KnownFile | None
+
+
 @dataclass
 class Plan:
     """What one scan of one folder found.
 
-    `work` are files to read; `returned` ids of files that were missing and are there as they were;
-    `vanished` what the catalog knows under the folder and the scan did not meet (path → row);
-    `unscanned` what could not be looked at; `quarantined` files that failed before and have not changed.
+    `place` was scanned, which is the root or lies below it. `work` are files to read; `returned` ids of
+    files that were missing and are there as they were; `vanished` what the catalog knows under the folder
+    and the scan did not meet (path → row); `unscanned` what could not be looked at; `quarantined` counts
+    files that failed before and have not changed; `solved` are paths whose failure is out of date.
     """
 
     root: RootRow
-    work: list[FileStat] = field(default_factory=list)
+    place: Place
+    work: list[Work] = field(default_factory=list)
     returned: list[int] = field(default_factory=list)
     vanished: dict[bytes, KnownFile] = field(default_factory=dict)
     unscanned: list[Unscanned] = field(default_factory=list)
+    solved: list[bytes] = field(default_factory=list)
     quarantined: int = 0
     unchanged: int = 0
-    met: int = 0
 
 
 def make_plan(
     root: RootRow,
+    place: Place,
     found: Iterable[FileStat | Unscanned],
     known: Mapping[bytes, KnownFile],
     failures: Mapping[bytes, KnownFailure],
-    same_filesystem: bool,
-    on_file: Callable[[int], None] = lambda met: None,
+    lacks_embedding: Callable[[KnownFile], bool] = lambda row: False,
 ) -> Plan:
-    """Compare a scan with the catalog.
+    """Compare a scan of `place` with what the catalog knows there.
 
-    With `same_filesystem` a device number that changed means nothing: disks get another at each mount.
+    `lacks_embedding` says of an unchanged file whether it must be read nonetheless, for a model that has not
+    embedded it. Device numbers are not compared: a disk gets another one at each mount.
     """
-    plan = Plan(root, vanished=dict(known))
+    plan = Plan(root, place, vanished=dict(known))
+    forgotten = dict(failures)
     for entry in found:
         if isinstance(entry, Unscanned):
             plan.unscanned.append(entry)
             continue
-        plan.met += 1
-        on_file(plan.met)
         row = plan.vanished.pop(entry.path, None)
-        if row is not None and _unchanged(entry, row, same_filesystem):
-            plan.unchanged += 1
-            if row.missing:
+        failure = forgotten.pop(entry.path, None)
+        if row is not None and _unchanged(entry, row):
+            if failure is not None:
+                plan.solved.append(entry.path)
+            if lacks_embedding(row):
+                plan.work.append(Work(root.id, entry, row))
+            elif row.missing:
                 plan.returned.append(row.file_id)
-        elif _quarantined(entry, failures.get(entry.path)):
+            else:
+                plan.unchanged += 1
+        elif failure is not None and _quarantined(entry, failure):
             plan.quarantined += 1
         else:
-            plan.work.append(entry)
-    _keep_unscanned(plan)
+            plan.work.append(Work(root.id, entry, row))
+    _spare(plan.vanished, plan.unscanned)
+    _spare(forgotten, plan.unscanned)
+    plan.solved += forgotten
     return plan
 
 
-def _unchanged(entry: FileStat, row: KnownFile, same_filesystem: bool) -> bool:
-    return (
-        (entry.size, entry.mtime_ns, entry.ctime_ns, entry.inode)
-        == (row.size, row.mtime_ns, row.ctime_ns, row.inode)
-        and (same_filesystem or entry.device == row.device)
-        and max(row.mtime_ns, row.ctime_ns) < row.verified_at_ns - RACY_NS
-    )
+def _unchanged(entry: FileStat, row: KnownFile) -> bool:
+    return (entry.size, entry.mtime_ns, entry.ctime_ns, entry.inode) == (
+        row.size,
+        row.mtime_ns,
+        row.ctime_ns,
+        row.inode,
+    ) and max(row.mtime_ns, row.ctime_ns) < row.verified_at_ns - RACY_NS
 
 
-def _quarantined(entry: FileStat, failure: KnownFailure | None) -> bool:
-    return (
-        failure is not None
-        and failure.kind in LASTING
-        and (entry.size, entry.mtime_ns) == (failure.size, failure.mtime_ns)
-    )
+def _quarantined(entry: FileStat, failure: KnownFailure) -> bool:
+    same = (entry.size, entry.mtime_ns) == (failure.size, failure.mtime_ns)
+    return same and failure.kind in LASTING
 
 
-def _keep_unscanned(plan: Plan) -> None:
+def _spare(not_met: dict[bytes, KnownFile] | dict[bytes, KnownFailure], unscanned: list[Unscanned]) -> None:
     """What lies in a place that could not be looked at has not vanished."""
-    blind = [entry.path for entry in plan.unscanned if entry.kind in ("directory", "file")]
-    for place in blind:
-        below = place.rstrip(b"/") + b"/"
-        for path in [p for p in plan.vanished if p == place or p.startswith(below)]:
-            del plan.vanished[path]
-
-
-def covers(folder: bytes, path: bytes) -> bool:
-    """Whether `path` is `folder` or lies below it."""
-    return path == folder or path.startswith(folder.rstrip(b"/") + b"/")
-
-
-def absolute(path: str | bytes | os.PathLike[str]) -> bytes:
-    """An absolute, normalised path of bytes; links are not resolved, so the user's own name is kept."""
-    return os.path.abspath(os.path.expanduser(os.fsencode(path)))  # noqa: PTH100, PTH111 (bytes)
+    blind = [entry.path for entry in unscanned if entry.kind in ("directory", "file")]
+    if not blind:
+        return
+    exactly, below = frozenset(blind), tuple(place.rstrip(b"/") + b"/" for place in blind)
+    for path in [path for path in not_met if path in exactly or path.startswith(below)]:
+        del not_met[path]

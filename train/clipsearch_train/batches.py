@@ -7,7 +7,7 @@ uninterrupted one would have.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +16,16 @@ import numpy.typing as npt
 from clipsearch.errors import TrainingError
 from clipsearch_train import recipe as recipes
 from clipsearch_train.corpus import say
-from clipsearch_train.data import Sample, decode, random_resized_crop
+from clipsearch_train.data import Sample, decode, random_resized_crop, shrunk
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`rows` index the samples, `pixels` uint8 (n, size, size, 3), `texts` one each or None, `extra` texts alone."""
+    """One step's input.
+
+    `rows` index the samples; `pixels` are uint8 (n, size, size, 3); `texts` one each, or None; `extra` are
+    texts without images.
+    """
 
     rows: npt.NDArray[np.int64]
     pixels: npt.NDArray[np.uint8]
@@ -30,14 +34,17 @@ class Batch:
 
 
 class BatchSource:
-    """Draws the batch of any step; the next one is prepared in a thread while the towers work."""
+    """Draws the batch of any step; the next one is prepared in a thread while the towers work.
+
+    `corrupt` names the images that could not be decoded and were left out of their batches.
+    """
 
     def __init__(self, samples: Sequence[Sample], corpus: Sequence[str], config: recipes.Recipe) -> None:
         self._samples = samples
         self._corpus = corpus
         self._config = config
         self._pool = ThreadPoolExecutor(1)
-        self._ahead: dict[int, object] = {}
+        self._ahead: dict[int, Future[Batch]] = {}
         weights = np.array([config.data.weights.get(sample.source, 1.0) for sample in samples])
         usable = int((weights > 0).sum())
         if usable < config.optim.batch:
@@ -49,8 +56,7 @@ class BatchSource:
         """The batch of a step; starts on the next one."""
         pending = self._ahead.pop(step, None) or self._pool.submit(self._draw, step)
         self._ahead = {step + 1: self._pool.submit(self._draw, step + 1)}
-        batch: Batch = pending.result()  # type: ignore[attr-defined]
-        return batch
+        return pending.result()
 
     def close(self) -> None:
         """Stop the thread."""
@@ -59,8 +65,10 @@ class BatchSource:
     def _draw(self, step: int) -> Batch:
         config = self._config
         rng = np.random.default_rng([config.seed, step])
-        rows = rng.choice(len(self._samples), config.optim.batch, replace=False, p=self._share)
-        kept, pixels, texts = [], [], []
+        rows = rng.choice(len(self._samples), config.optim.batch, replace=False, p=self._share).tolist()
+        kept: list[int] = []
+        pixels: list[npt.NDArray[np.uint8]] = []
+        texts: list[str | None] = []
         for row in rows:
             image = self._pixels(self._samples[row], rng)
             if image is not None:
@@ -69,15 +77,18 @@ class BatchSource:
                 texts.append(say(self._samples[row], config.data.templates, rng))
         if not kept:
             raise TrainingError("No image of a whole batch could be decoded; are these shards of images?")
-        extra = [self._corpus[row] for row in rng.integers(len(self._corpus), size=config.optim.extra_texts)]
+        extra_texts = config.optim.extra_texts if self._corpus else 0
+        extra = [self._corpus[row] for row in rng.integers(len(self._corpus), size=extra_texts).tolist()]
         return Batch(np.array(kept), np.stack(pixels), texts, extra)
 
     def _pixels(self, sample: Sample, rng: np.random.Generator) -> npt.NDArray[np.uint8] | None:
         data = self._config.data
         try:
             image = decode(sample.image)
-        except (OSError, ValueError, SyntaxError):
+        except ValueError:
             self.corrupt.add(sample.key)
             return None
+        if data.low_res and rng.random() < data.low_res:
+            image = shrunk(image, int(rng.integers(24, 97)))
         pixels = random_resized_crop(image, self._config.model.vision.image_size, data.min_crop, rng)
         return pixels[:, ::-1] if data.flip and rng.random() < 0.5 else pixels

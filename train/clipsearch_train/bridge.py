@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipsearch.errors import TrainingError
 from clipsearch.model import INITIAL_LOGIT_SCALE
 from clipsearch_train import recipe as recipes
 from clipsearch_train.corpus import say
@@ -29,11 +30,15 @@ Report = Callable[[str, int, int], None]
 class Projections(nn.Module):
     """Two-layer perceptrons from each teacher's features into the common space."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, image_dim: int, text_dim: int, embed_dim: int, config: recipes.Bridge) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(image_dim))
         self.register_buffer("std", torch.ones(image_dim))
         self.text_scale = math.sqrt(text_dim)  # unit rows to unit variance
+        self.input_dropout = config.input_dropout
         self.image = _perceptron(image_dim, embed_dim, config)
         self.text = _perceptron(text_dim, embed_dim, config)
         self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
@@ -41,7 +46,8 @@ class Projections(nn.Module):
 
     def embed_images(self, features: Tensor) -> Tensor:
         """(N, image_dim) -> (N, E) unit rows."""
-        return F.normalize(self.image((features - self.mean) / self.std), dim=-1)
+        standard = (features - self.mean) / self.std
+        return F.normalize(self.image(F.dropout(standard, self.input_dropout, self.training)), dim=-1)
 
     def embed_texts(self, features: Tensor) -> Tensor:
         """(N, text_dim) -> (N, E) unit rows."""
@@ -74,7 +80,10 @@ class TeacherSpace:
 
 
 def fit(space: TeacherSpace, config: recipes.Recipe, report: Report) -> Projections:
-    """Train the projections: captions and labels contrastively, class opinions by their KL divergence."""
+    """Train the projections: captions and labels contrastively, class opinions by their KL divergence.
+
+    Raises TrainingError where no sample has a caption.
+    """
     settings, rng = config.bridge, np.random.default_rng(config.seed)
     torch.manual_seed(config.seed)
     bridge = Projections(
@@ -84,6 +93,8 @@ def fit(space: TeacherSpace, config: recipes.Recipe, report: Report) -> Projecti
     bridge.std.copy_(space.image_features.std(0) + 1e-3)
     captioned = _rows(space.samples, lambda sample: bool(sample.captions))
     labelled = _rows(space.samples, lambda sample: bool(sample.labels))
+    if not len(captioned):
+        raise TrainingError("No sample has a caption, which joining two teachers needs.")
     size = min(512, len(captioned))
     steps = settings.epochs * max(1, len(captioned) // size)
     optimiser = torch.optim.AdamW(bridge.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
@@ -116,6 +127,8 @@ def _caption_loss(
 ) -> Tensor:
     texts = [say(space.samples[row], config.data.templates, rng) for row in rows]
     known = [k for k, text in enumerate(texts) if text in space.row_of]
+    if not known:
+        return torch.zeros(())
     text_rows = torch.tensor([space.row_of[str(texts[k])] for k in known])
     images = bridge.embed_images(space.image_features[rows[known]])
     return contrastive_loss(
@@ -128,7 +141,7 @@ def _caption_loss(
 
 def _class_loss(bridge: Projections, space: TeacherSpace, size: int, rng: np.random.Generator) -> Tensor:
     rows = rng.integers(len(space.samples), size=size)
-    prompts = torch.tensor([names[rng.integers(len(names))] for names in space.class_rows])
+    prompts = torch.tensor([names[int(rng.integers(len(names)))] for names in space.class_rows])
     classes = bridge.embed_texts(space.text_features[prompts])
     images = bridge.embed_images(space.image_features[rows])
     logits = bridge.class_scale.exp().clamp(max=100) * images @ classes.T

@@ -9,23 +9,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from clipsearch.durable import make_directory, replace, replacing
+
 Rows = npt.NDArray[np.float16]
 
 
 def cached_rows(path: Path, keys: Sequence[str], compute: Callable[[list[int]], Rows]) -> Rows:
     """Rows of float16 for `keys`, in order; `compute` is given the indices of keys not yet in the cache.
 
-    Two files: `<path>.json` (the keys) and `<path>.npy` (their rows). Pairs whose lengths disagree, as an
-    interruption between the two writes leaves them, are computed anew.
+    Two files: `<path>.json` (the keys) and `<path>.npy` (their rows). A damaged pair, or one whose lengths
+    disagree, as an interruption between the two writes leaves them, is computed anew.
     """
-    known: dict[str, int] = {}
-    rows: Rows | None = None
     names, values = path.with_suffix(".json"), path.with_suffix(".npy")
-    if names.is_file() and values.is_file():
-        listed = json.loads(names.read_text(encoding="utf-8"))
-        loaded: Rows = np.load(values, allow_pickle=False)
-        if len(listed) == len(loaded):
-            known, rows = {key: row for row, key in enumerate(listed)}, loaded
+    known, rows = _read(names, values)
     missing = [index for index, key in enumerate(keys) if key not in known]
     if missing:
         fresh = compute(missing)
@@ -37,9 +33,19 @@ def cached_rows(path: Path, keys: Sequence[str], compute: Callable[[list[int]], 
     return chosen
 
 
+def _read(names: Path, values: Path) -> tuple[dict[str, int], Rows | None]:
+    try:
+        listed = json.loads(names.read_text(encoding="utf-8"))
+        rows: Rows = np.load(values, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return {}, None
+    if not isinstance(listed, list) or len(listed) != len(rows):
+        return {}, None
+    return {str(key): row for row, key in enumerate(listed)}, rows
+
+
 def _write(names: Path, values: Path, keys: list[str], rows: Rows) -> None:
-    names.parent.mkdir(parents=True, exist_ok=True)
-    partial = values.with_suffix(".partial.npy")
-    np.save(partial, rows, allow_pickle=False)
-    partial.replace(values)
-    names.write_text(json.dumps(keys), encoding="utf-8")
+    make_directory(names.parent)
+    with replacing(values, name="cache") as file:
+        np.save(file, rows, allow_pickle=False)
+    replace(names, json.dumps(keys).encode(), name="cache")

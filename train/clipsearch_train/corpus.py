@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from clipsearch.errors import TrainingError
 from clipsearch_train.data import Sample
 
 # Things people keep pictures of that captions of photographs rarely name.
 EVERYDAY = (
-    "receipt", "invoice", "screenshot", "meme", "document", "handwriting", "map", "chart", "diagram", "selfie",
-    "passport", "ticket", "sunset", "sunrise", "fireworks", "wedding", "birthday party", "graduation", "concert",
+    "receipt", "invoice", "screenshot", "meme", "document", "handwriting", "map", "chart", "diagram",
+    "selfie", "passport", "ticket", "sunset", "sunrise", "fireworks", "wedding", "birthday party",
+    "graduation", "concert",
 )  # fmt: skip
 
 
@@ -22,14 +24,14 @@ def say(sample: Sample, templates: Sequence[str], rng: np.random.Generator) -> s
     Several labels (keywords) are joined, a random few of them in random order.
     """
     if sample.captions:
-        return sample.captions[rng.integers(len(sample.captions))]
+        return sample.captions[int(rng.integers(len(sample.captions)))]
     if not sample.labels:
         return None
     if len(sample.labels) > 1 and rng.random() < 0.5:
         count = int(rng.integers(2, len(sample.labels) + 1))
         return ", ".join(sample.labels[row] for row in rng.permutation(len(sample.labels))[:count])
-    label = sample.labels[rng.integers(len(sample.labels))]
-    return templates[rng.integers(len(templates))].format(label)
+    label = sample.labels[int(rng.integers(len(sample.labels)))]
+    return templates[int(rng.integers(len(templates)))].format(label)
 
 
 def texts_of(samples: Sequence[Sample], templates: Sequence[str]) -> list[str]:
@@ -43,14 +45,21 @@ def texts_of(samples: Sequence[Sample], templates: Sequence[str]) -> list[str]:
 
 
 def read_texts(paths: Sequence[Path]) -> list[str]:
-    """One text a line, from UTF-8 files."""
-    return [line.strip() for path in paths for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    """One text a line, from UTF-8 files. Raises TrainingError for a file that is not one."""
+    texts: list[str] = []
+    for path in paths:
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise TrainingError(f"{path} cannot be read as a file of texts: {error}.") from error
+        texts += [line.strip() for line in lines if line.strip()]
+    return texts
 
 
 def widen(
     captions: Sequence[str], words: Sequence[str], templates: Sequence[str], rng: np.random.Generator
 ) -> list[str]:
-    """More texts for a text tower to learn the teacher's sense of: words, phrases, captions with a strange word.
+    """More texts to learn the teacher's sense of: words, phrases, captions with a strange word.
 
     Captions of a few thousand photographs hold few words; the teacher knows many more. Queries are
     shorter than captions, so phrases of two to five words are cut out of them.
@@ -58,7 +67,7 @@ def widen(
     texts: dict[str, None] = {}
     for word in [*words, *EVERYDAY]:
         texts[word] = None
-        texts[templates[rng.integers(len(templates))].format(word)] = None
+        texts[templates[int(rng.integers(len(templates)))].format(word)] = None
     for caption in captions:
         tokens = caption.rstrip(" .").split()
         count = int(rng.integers(2, 6))
@@ -66,6 +75,6 @@ def widen(
             start = int(rng.integers(len(tokens) - count + 1))
             texts[" ".join(tokens[start : start + count]).lower()] = None
         if len(words) and tokens:
-            tokens[rng.integers(len(tokens))] = words[rng.integers(len(words))]
+            tokens[int(rng.integers(len(tokens)))] = words[int(rng.integers(len(words)))]
             texts[" ".join(tokens)] = None
     return list(texts)

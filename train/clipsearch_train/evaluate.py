@@ -36,30 +36,38 @@ def recall_at(
     """Recall@k in both directions, as the literature counts it, in percent.
 
     Unit rows in; `image_of_text` (M,) names the image of each text. Text to image: the share of texts whose
-    image is among the first k. Image to text: the share of images with any of their texts among the first k.
+    image is among the first k. Image to text: the share of images (that have texts) with any of their texts
+    among the first k. Ties, and scores that are no numbers, count against the model.
     """
     similarity_MN = text_MD @ image_ND.T
-    own_M = similarity_MN[np.arange(len(text_MD)), image_of_text]
-    text_ranks = (similarity_MN > own_M[:, None]).sum(axis=1)
-    best_N = np.full(len(image_ND), len(text_MD))
-    for text, image in enumerate(image_of_text):
-        rank = int((similarity_MN[:, image] > own_M[text]).sum())
-        best_N[image] = min(best_N[image], rank)
+    text_ranks = _ranks(similarity_MN, image_of_text)
+    described = np.unique(image_of_text)
+    image_ranks = np.empty(len(described), dtype=np.int64)
+    for row, image in enumerate(described):
+        own = image_of_text == image
+        scores = similarity_MN[:, image]
+        image_ranks[row] = (~(scores[~own] < scores[own].max())).sum()
     recalls = {f"text_to_image_r{k}": float((text_ranks < k).mean() * 100) for k in ks}
-    return recalls | {f"image_to_text_r{k}": float((best_N < k).mean() * 100) for k in ks}
+    return recalls | {f"image_to_text_r{k}": float((image_ranks < k).mean() * 100) for k in ks}
+
+
+def _ranks(scores_NM: Vectors, wanted_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """How many others of each row do not score below the wanted one: 0 is the best."""
+    own_N = scores_NM[np.arange(len(scores_NM)), wanted_N]
+    ranks: npt.NDArray[np.int64] = (~(scores_NM < own_N[:, None])).sum(axis=1) - 1
+    return ranks
 
 
 def class_embeddings(encoder: TextEncoder, names: Sequence[str], templates: Sequence[str]) -> Vectors:
     """Prompt ensembling in embedding space (paper §3.1.4): float32 (classes, d), unit rows."""
-    rows = [encoder.encode_text([template.format(name) for template in templates]).mean(axis=0) for name in names]
-    stacked = np.stack(rows)
-    return np.asarray(stacked / np.linalg.norm(stacked, axis=1, keepdims=True), dtype=np.float32)
+    prompts = encoder.encode_text([template.format(name) for name in names for template in templates])
+    mean_CD = prompts.reshape(len(names), len(templates), -1).mean(axis=1)
+    return np.asarray(mean_CD / np.linalg.norm(mean_CD, axis=1, keepdims=True), dtype=np.float32)
 
 
 def zero_shot(
     image_ND: Vectors, class_CD: Vectors, labels_N: npt.NDArray[np.int64], ks: Sequence[int] = (1, 5)
 ) -> dict[str, float]:
-    """Top-k accuracy in percent of nearest-class classification; unit rows in."""
-    order = np.argsort(-(image_ND @ class_CD.T), axis=1)
-    hits = order == labels_N[:, None]
-    return {f"top{k}": float(hits[:, :k].any(axis=1).mean() * 100) for k in ks}
+    """Top-k accuracy in percent of nearest-class classification; unit rows in. Ties count as misses."""
+    ranks = _ranks(image_ND @ class_CD.T, labels_N)
+    return {f"top{k}": float((ranks < k).mean() * 100) for k in ks}

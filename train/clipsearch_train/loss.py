@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def caption_groups(texts: Sequence[str]) -> Tensor:
+    """A number for each text, the same for equal ones: (N,)."""
+    numbers: dict[str, int] = {}
+    return torch.tensor([numbers.setdefault(text, len(numbers)) for text in texts])
 
 
 def contrastive_loss(image_NE: Tensor, text_NE: Tensor, group_N: Tensor, scale: Tensor | float) -> Tensor:

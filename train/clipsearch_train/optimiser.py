@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,11 +14,13 @@ from clipsearch_train import recipe as recipes
 
 
 def make_optimiser(model: Clip, config: recipes.Optim) -> torch.optim.AdamW:
-    """Four groups: with and without decay (paper §2.5), image tower and the rest; each knows its peak rate."""
+    """Four groups, each with its peak rate: with and without decay (paper §2.5), image tower and the rest."""
     groups: list[dict[str, Any]] = []
     for visual in (True, False):
         named = [
-            (name, p) for name, p in model.named_parameters() if name.startswith("visual.") == visual and p.requires_grad
+            (name, p)
+            for name, p in model.named_parameters()
+            if name.startswith("visual.") == visual and p.requires_grad
         ]
         lr = config.image_lr if visual and config.image_lr is not None else config.lr
         for decayed in (True, False):
@@ -60,3 +63,7 @@ class WeightAverage:
     def state(self) -> dict[str, Tensor]:
         """The averaged tensors by name."""
         return self.tensors
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from averaged tensors. Raises KeyError for those of another model."""
+        self.tensors = {name: tensors[name] for name in self.tensors}

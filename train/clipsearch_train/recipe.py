@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 import types
 import typing
@@ -10,8 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from clipsearch.errors import UsageError
-from clipsearch.model import ClipConfig, TextConfig, VisionConfig
+from clipsearch.layouts import TRUNK
+from clipsearch.model import Clip, ClipConfig, TextConfig, VisionConfig
+
+# Every byte, alone and at the end of a word, and the start and the end of a text.
+MIN_VOCABULARY = 514
 
 
 @dataclass(frozen=True)
@@ -19,7 +26,9 @@ class Data:
     """Where samples come from; globs are relative to `--data`.
 
     `weights` says how often a source is drawn relative to its size (1.0 when it is not named).
-    `templates` make captions of labels. `limit` caps samples a shard and lines of text (for trying things out).
+    `low_res` is the share of images that are first shrunk to 24–96 px, so that small and blurred pictures keep
+    their meaning. `templates` make captions of labels. `limit` caps samples a shard and lines of text, to try things out.
+    `min_crop` is the least share of the largest square that a random crop has.
     """
 
     train: tuple[str, ...] = ("train/*.tar*",)
@@ -29,6 +38,7 @@ class Data:
     templates: tuple[str, ...] = ("a photo of a {}",)
     min_crop: float = 0.9
     flip: bool = False
+    low_res: float = 0.0
     limit: int | None = None
 
 
@@ -52,6 +62,7 @@ class Bridge:
 
     hidden: int = 1024
     dropout: float = 0.4
+    input_dropout: float = 0.0
     epochs: int = 30
     lr: float = 1e-3
     weight_decay: float = 0.1
@@ -108,7 +119,9 @@ class Recipe:
         """The same recipe cut down to a few steps, to see that it runs."""
         return dataclasses.replace(
             self,
-            optim=dataclasses.replace(self.optim, steps=2, batch=8, extra_texts=min(self.optim.extra_texts, 8), warmup=1),
+            optim=dataclasses.replace(
+                self.optim, steps=2, batch=8, extra_texts=min(self.optim.extra_texts, 8), warmup=1
+            ),
             bridge=dataclasses.replace(self.bridge, epochs=1),
             data=dataclasses.replace(self.data, limit=16),
             loss=dataclasses.replace(self.loss, bank=min(self.loss.bank, 16)),
@@ -128,7 +141,75 @@ def load_recipe(path: Path) -> Recipe:
         raise UsageError(f"The recipe {path} is not valid TOML: {error}") from error
     values.setdefault("name", path.stem)
     recipe: Recipe = _build(Recipe, values, str(path))
+    _check_values(recipe, str(path))
+    _check_model(recipe.model, str(path))
     return recipe
+
+
+def _check_values(recipe: Recipe, where: str) -> None:
+    optim, data = recipe.optim, recipe.data
+    # "not >=" also refuses nan, which TOML can say.
+    least = {
+        "optim: steps": (optim.steps, 1),
+        "optim: batch": (optim.batch, 2),
+        "optim: extra_texts": (optim.extra_texts, 0),
+        "optim: lr": (optim.lr, 0),
+        "optim: image_lr": (optim.lr if optim.image_lr is None else optim.image_lr, 0),
+        "optim: weight_decay": (optim.weight_decay, 0),
+        "optim: warmup": (optim.warmup, 0),
+        "optim: clip_norm": (optim.clip_norm, 0),
+        "loss: contrastive": (recipe.loss.contrastive, 0),
+        "loss: image_distill": (recipe.loss.image_distill, 0),
+        "loss: text_distill": (recipe.loss.text_distill, 0),
+        "loss: bank": (recipe.loss.bank, 0),
+        "bridge: epochs": (recipe.bridge.epochs, 1),
+        "data: limit": (1 if data.limit is None else data.limit, 1),
+        "eval_every": (recipe.eval_every, 1),
+        "seed": (recipe.seed, 0),
+        **{f"data: weights: {source}": (weight, 0) for source, weight in data.weights.items()},
+    }
+    for key, (value, bound) in least.items():
+        if not bound <= value < math.inf:
+            raise UsageError(f"{where}: {key} must be a number from {bound} on, not {value}.")
+    for key, value in {"data: min_crop": data.min_crop, "optim: ema": optim.ema}.items():
+        if not 0 <= value <= 1:
+            raise UsageError(f"{where}: {key} must be between 0 and 1, not {value}.")
+    for template in data.templates:
+        if (
+            template.count("{}") != 1
+            or template.replace("{}", "").count("{")
+            or "}" in template.replace("{}", "")
+        ):
+            raise UsageError(
+                f"{where}: data: templates must each have one {{}} for the label, not {template!r}."
+            )
+
+
+def _check_model(config: ClipConfig, where: str) -> None:
+    """Build the model without its memory, to find sizes that do not go together."""
+    vision, text = config.vision, config.text
+    if vision.trunk not in (None, TRUNK):
+        raise UsageError(f"{where}: model: vision: trunk must be {TRUNK!r}, not {vision.trunk!r}.")
+    if vision.trunk_proj not in ("linear", "mlp"):
+        raise UsageError(f"{where}: model: vision: trunk_proj must be 'linear' or 'mlp'.")
+    if text.vocab_size < MIN_VOCABULARY:
+        raise UsageError(f"{where}: model: text: vocab_size must be {MIN_VOCABULARY} at least.")
+    if text.heads < 1 or text.width % text.heads:
+        raise UsageError(f"{where}: model: text: width must be a multiple of heads.")
+    if vision.trunk is None:
+        cell = 32 if isinstance(vision.layers, tuple) else vision.patch_size
+        attended = vision.width * 32 if isinstance(vision.layers, tuple) else vision.width
+        if not cell or cell < 1 or vision.image_size % cell:
+            raise UsageError(
+                f"{where}: model: vision: image_size must be a multiple of {cell or 'patch_size'}."
+            )
+        if vision.head_width < 1 or attended % vision.head_width:
+            raise UsageError(f"{where}: model: vision: {attended} must be a multiple of head_width.")
+    try:
+        with torch.device("meta"):
+            Clip(config)
+    except (RuntimeError, ValueError, IndexError, ZeroDivisionError) as error:
+        raise UsageError(f"{where}: model: these sizes do not make a model: {error}.") from error
 
 
 def _build(kind: Any, values: Any, where: str) -> Any:
@@ -154,6 +235,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return _build(hint, value, where)
     if origin is tuple and isinstance(value, list):
         args = typing.get_args(hint)
+        if args[-1] is not Ellipsis and len(args) != len(value):
+            raise UsageError(f"{where} must have {len(args)} entries, not {len(value)}.")
         return tuple(_convert(args[0], item, where) for item in value)
     if origin is dict and isinstance(value, dict):
         return {str(key): _convert(typing.get_args(hint)[1], item, where) for key, item in value.items()}
@@ -177,4 +260,15 @@ def _convert_union(hint: Any, value: Any, where: str) -> Any:
     raise failed
 
 
-__all__ = ["Bridge", "ClipConfig", "Data", "Loss", "Optim", "Recipe", "Teacher", "TextConfig", "VisionConfig", "load_recipe"]
+__all__ = [
+    "Bridge",
+    "ClipConfig",
+    "Data",
+    "Loss",
+    "Optim",
+    "Recipe",
+    "Teacher",
+    "TextConfig",
+    "VisionConfig",
+    "load_recipe",
+]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipsearch.model import Clip
 from clipsearch_train import recipe as recipes
-from clipsearch_train.cache import cached_rows
 from clipsearch_train.bridge import Projections, TeacherSpace, fit
+from clipsearch_train.cache import cached_rows
 from clipsearch_train.corpus import read_texts, texts_of, widen
-from clipsearch_train.data import Sample
+from clipsearch_train.data import Sample, find_shards
 from clipsearch_train.teachers import (
     ImageTeacher,
     imagenet_classes,
@@ -48,6 +51,8 @@ class Targets:
         tower = model.visual
         start_from(tower.trunk, self.teacher, self.headroom)  # type: ignore[arg-type]
         first, last = self.bridge.image[0], self.bridge.image[3]
+        assert isinstance(first, nn.Linear)
+        assert isinstance(last, nn.Linear)
         mlp = getattr(tower.head, "mlp", None)
         if mlp is None or mlp.fc1.weight.shape != first.weight.shape:
             return
@@ -88,12 +93,12 @@ def prepare_targets(
     teacher = ImageTeacher(data / settings.image, settings.image_size)
     features = cached_rows(
         cache / f"image-{settings.image_size}",
-        [sample.key for sample in samples],
+        _keys(samples),
         lambda rows: teacher.features([samples[row] for row in rows], report),
     )
     rng = np.random.default_rng(recipe.seed)
     captions = texts_of(samples, recipe.data.templates)
-    lines = read_texts([path for pattern in recipe.data.texts for path in sorted(data.glob(pattern))])
+    lines = read_texts(find_shards(data, recipe.data.texts))
     classes = imagenet_classes() if settings.classes else []
     words = teacher_vocabulary(settings.text)
     limit = recipe.data.limit
@@ -103,7 +108,7 @@ def prepare_targets(
         for names, _ in classes
         for name in names
     ]
-    texts = [*captions, *lines, *(definition for _, definition in classes), *sum(class_texts, [])]
+    texts = [*captions, *lines, *(definition for _, definition in classes), *itertools.chain(*class_texts)]
     texts += widen([*lines, *(c for s in samples for c in s.captions[:1])], words, recipe.data.templates, rng)
     corpus = list(dict.fromkeys(texts))
     embedded = cached_rows(
@@ -139,6 +144,17 @@ def prepare_targets(
     )
 
 
+def _keys(samples: Sequence[Sample]) -> list[str]:
+    """A name for each sample; shards may number theirs alike, so a repeated key is told by its content."""
+    counts = Counter(sample.key for sample in samples)
+    return [
+        sample.key
+        if counts[sample.key] == 1
+        else f"{sample.key} {hashlib.sha256(sample.image).hexdigest()[:16]}"
+        for sample in samples
+    ]
+
+
 def _class_rows(
     classes: Sequence[tuple[list[str], str]], templates: Sequence[str], row_of: dict[str, int]
 ) -> list[list[int]]:
@@ -163,4 +179,3 @@ def _score_bridge(
             return np.asarray(bridge.embed_texts(rows).numpy())
 
     validation.teacher_results = validation.score(images, Texts())
-

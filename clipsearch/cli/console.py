@@ -1,0 +1,109 @@
+"""What the commands share: where they write, the options that all take, a progress bar."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipsearch.paths import display
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+LibraryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--library",
+        "-l",
+        envvar="CLIPSEARCH_LIBRARY",
+        help="The library's folder (default: the user's data folder).",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="Torch device: cpu, cuda, mps (default: the best there is).")
+]
+
+
+@contextmanager
+def results() -> Iterator[None]:
+    """Write results in this block; a reader that has enough (head, less) ends the program."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The flush at exit must not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+def say(text: str = "") -> None:
+    """A line for people, on standard error: standard output is for results."""
+    typer.echo(text, err=True)
+
+
+def say_error(text: str) -> None:
+    """An error, on standard error."""
+    typer.secho("Error: ", fg="red", bold=True, err=True, nl=False)
+    typer.echo(text, err=True)
+
+
+def write_json(value: Any) -> None:
+    """A JSON document on standard output, in ASCII, so that any path survives."""
+    import json
+
+    with results():
+        typer.echo(json.dumps(value, indent=2))
+
+
+def shown(path: str | bytes) -> str:
+    """A path for people: relative to the working directory where that is shorter, escapes harmless."""
+    raw = os.fsencode(path)
+    try:
+        relative = os.path.relpath(raw)
+    except (OSError, ValueError):
+        relative = raw
+    if relative.startswith(b"..") or len(relative) >= len(raw):
+        home = os.fsencode(Path.home())
+        relative = b"~" + raw[len(home) :] if raw.startswith(home + b"/") else raw
+    return display(relative)
+
+
+@contextmanager
+def progress_bar(unit: str) -> Iterator[Progress]:
+    """A bar with counts, rate and time left, on standard error; silent where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
+        yield progress
+
+
+def amount(count: int, one: str, many: str | None = None) -> str:
+    """`1 photo`, `2,345 photos`."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,0 +1,144 @@
+"""`clipsearch index`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipsearch.cli.console import DeviceOption, LibraryOption, amount, progress_bar, say, shown, write_json
+
+if TYPE_CHECKING:
+    from clipsearch_indexer.ingest import Progress, Summary
+
+REASONS_SHOWN = 5
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("index")(index)
+
+
+def index(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Folders of photos; none means those the library knows.", show_default=False),
+    ] = None,
+    library: LibraryOption = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Model name or folder (default: the library's own).")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", "-x", help="Leave out names or relative paths (glob).")
+    ] = None,
+    follow_symlinks: Annotated[
+        bool, typer.Option("--follow-symlinks", help="Follow symbolic links.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Decoder processes (default: one a core).")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Images encoded at once.")] = 32,
+    ann: Annotated[
+        bool, typer.Option("--ann", help="Also build the approximate index, whatever the size.")
+    ] = False,
+    device: DeviceOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write the summary as JSON.")] = False,
+) -> None:
+    """Index folders of photos, or bring the library up to date.
+
+    Only what changed is read again; moved and copied photos are recognised by their content. Ctrl-C keeps
+    what was done.
+    """
+    from clipsearch.api import Library
+    from clipsearch_indexer.ingest import Options
+    from clipsearch_indexer.scan import DEFAULT_EXCLUDES
+
+    options = Options((*DEFAULT_EXCLUDES, *(exclude or ())), follow_symlinks, workers, batch)
+    with Library.open(library, create=True, device=device) as opened:
+        fresh = opened.status().model is None
+        with _reporting() as report:
+            summary = opened.index(folders or [], model=model, options=options, report=report)
+        if ann and not summary.interrupted:
+            opened.build_index()
+        status = opened.status()
+    if as_json:
+        write_json(_as_json(summary))
+    else:
+        _tell(summary)
+        if fresh and status.model:
+            say(
+                f"Model: {status.model}. `clipsearch models list` shows better ones; `--model` takes another."
+            )
+        say(f"The library at {shown(bytes(status.path))} holds {amount(status.images, 'photo')}.")
+    if summary.interrupted:
+        raise KeyboardInterrupt
+    if summary.failed or summary.offline:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _reporting() -> Iterator[Callable[[Progress], None]]:
+    with progress_bar("photos") as bar:
+        task = bar.add_task("scanning", total=None, rate="")
+        started = time.monotonic()
+        stage = ""
+
+        def report(progress: Progress) -> None:
+            nonlocal started, stage
+            if progress.stage != stage:
+                stage, started = progress.stage, time.monotonic()
+                bar.reset(task, total=progress.total or None, description=stage, rate="")
+            elapsed = time.monotonic() - started
+            rate = f"{progress.done / elapsed:.1f}/s" if elapsed > 1 else ""
+            bar.update(task, completed=progress.done, total=progress.total or None, rate=rate)
+
+        yield report
+
+
+def _tell(summary: Summary) -> None:
+    parts = [amount(summary.new, "new photo")]
+    for count, what in (
+        (summary.reembedded, "known photos embedded for this model"),
+        (summary.moved, "moved"),
+        (summary.copies, "copies"),
+        (summary.returned, "back again"),
+        (summary.unchanged, "unchanged"),
+        (summary.missing, "no longer there (hidden; `clipsearch prune` forgets them)"),
+        (len(summary.failed), "failed"),
+        (summary.quarantined, "failed before and unchanged (not tried again)"),
+    ):
+        if count:
+            parts.append(f"{count:,} {what}")
+    rate = f" ({summary.new / summary.seconds:.1f} photos/s)" if summary.new and summary.seconds else ""
+    say(f"{', '.join(parts)} in {summary.seconds:.1f} s{rate}.")
+    if summary.pending:
+        say(
+            f"{amount(summary.pending, 'photo')} could not be embedded for this model yet; until then the "
+            "library goes on with the model it has."
+        )
+    for path in summary.offline:
+        say(f"Offline: {shown(path)} cannot be reached; its photos are kept.")
+    for path, reason in summary.unscanned[:REASONS_SHOWN]:
+        say(f"Not scanned: {shown(path)}: {reason}")
+    for path, reason in summary.failed[:REASONS_SHOWN]:
+        say(f"Failed: {shown(path)}: {reason}")
+    more = len(summary.failed) - REASONS_SHOWN
+    if more > 0:
+        say(f"… and {more:,} more; `clipsearch status --failed` lists them.")
+
+
+def _as_json(summary: Summary) -> dict[str, object]:
+    from clipsearch.paths import to_json
+
+    return {
+        **summary.counts(),
+        "failed": [{"path": to_json(path), "reason": reason} for path, reason in summary.failed],
+        "unscanned": [{"path": to_json(path), "reason": reason} for path, reason in summary.unscanned],
+        "offline": [to_json(path) for path in summary.offline],
+        "seconds": round(summary.seconds, 3),
+        "interrupted": summary.interrupted,
+    }

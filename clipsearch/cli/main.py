@@ -1,0 +1,62 @@
+"""The command line: one Typer application, errors as sentences, documented exit codes."""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from clipsearch import __version__
+from clipsearch.cli import find, ingest, manage, models, training, ui
+from clipsearch.cli.console import say_error
+from clipsearch.errors import ClipsearchError
+
+app = typer.Typer(
+    name="clipsearch",
+    help="Find photos by what is in them, offline.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 done but some files failed or a folder was offline, 2 wrong usage, "
+    "3 and up one for each kind of error (see docs/cli.md), 130 interrupted.",
+)
+for part in (ingest, find, manage, training, ui):
+    part.register(app)
+app.add_typer(models.app, name="models")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"clipsearch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def run() -> None:
+    """The console script: run the application and turn its errors into sentences and exit codes."""
+    signal.signal(signal.SIGTERM, _terminate)  # so an indexing run ends in order, as with Ctrl-C
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal need not know every letter
+    try:
+        app()
+    except ClipsearchError as error:
+        say_error(str(error))
+        sys.exit(error.exit_code)

@@ -1,0 +1,109 @@
+"""`clipsearch status`, `prune`, `check`, `compact` and `backup`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipsearch.cli.console import JsonOption, LibraryOption, amount, say, shown, size, write_json
+from clipsearch.errors import LibraryDamaged
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (status, prune, check, compact, backup):
+        app.command(command.__name__)(command)
+
+
+def status(
+    library: LibraryOption = None,
+    as_json: JsonOption = False,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="List the files that gave no image, and why.")
+    ] = False,
+) -> None:
+    """Show what the library holds."""
+    from clipsearch.api import Library
+
+    with Library.open(library) as opened:
+        found = opened.status()
+        failures = opened.failures() if failed else []
+    if as_json:
+        from clipsearch.paths import to_json
+
+        listed = [{"path": to_json(row.path), "reason": row.reason, "kind": row.kind} for row in failures]
+        write_json(found.to_dict() | ({"failures": listed} if failed else {}))
+        return
+    typer.echo(f"library  {shown(bytes(found.path))} ({size(found.disk_bytes)})")
+    typer.echo(f"photos   {found.images:,} in {amount(found.files, 'file')}")
+    for count, name in ((found.missing, "missing"), (found.failed, "failed")):
+        if count:
+            typer.echo(f"{name:8} {count:,}")
+    typer.echo(f"model    {found.model or 'none yet'}")
+    typer.echo(f"index    {_index_line(found.index)}")
+    for root in found.roots:
+        typer.echo(f"folder   {shown(root.path)}{'' if root.online else ' (offline)'}")
+    if found.last_run is not None:
+        typer.echo(f"last run {found.last_run.started_at}, {found.last_run.status}")
+    for row in failures:
+        typer.echo(f"failed   {shown(row.path)}: {row.reason}")
+
+
+def _index_line(index: dict[str, object]) -> str:
+    if index["kind"] == "none":
+        return "none yet"
+    if index["kind"] == "exact":
+        return f"exact search of {index['vectors']:,} vectors"
+    recall = index["recall@10"]
+    assert isinstance(recall, dict)
+    told = ", ".join(f"{kind} {value:.3f}" for kind, value in recall.items())
+    return f"{index['kind']} of {index['covered']:,} of {index['vectors']:,} vectors; recall@10: {told}"
+
+
+def prune(library: LibraryOption = None) -> None:
+    """Forget photos whose files are gone. The only command that deletes; photo files are never touched."""
+    from clipsearch.api import Library
+
+    with Library.open(library) as opened:
+        result = opened.prune()
+    say(f"Forgot {amount(result.files, 'file')} and {amount(result.images, 'photo')}.")
+
+
+def check(library: LibraryOption = None) -> None:
+    """Compare everything the library stores with what was written."""
+    from clipsearch.api import Library
+
+    with Library.open(library) as opened:
+        health = opened.check()
+    for problem in health.problems:
+        say(f"Problem: {problem}")
+    for space in health.spaces:
+        for hit in space.hits:
+            say(f"Damaged embedding: {', '.join(shown(path) for path in hit.paths)}")
+    if not health.is_good:
+        raise LibraryDamaged(
+            "The library is not what was written; restore a backup, or index into a new library."
+        )
+    say("The library is whole.")
+
+
+def compact(library: LibraryOption = None) -> None:
+    """Give back the room that pruned photos took."""
+    from clipsearch.api import Library
+
+    with Library.open(library) as opened:
+        freed = opened.compact()
+    say(f"Freed {amount(freed, 'vector')}.")
+
+
+def backup(
+    target: Annotated[Path, typer.Argument(help="A new folder for the copy.")], library: LibraryOption = None
+) -> None:
+    """Copy the library, also while it is in use."""
+    from clipsearch.api import Library
+
+    with Library.open(library) as opened:
+        opened.backup(target)
+    say(f"Copied to {shown(bytes(target.absolute()))}.")

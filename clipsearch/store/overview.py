@@ -1,0 +1,123 @@
+"""All visible photos at a glance: the few columns that filters, counts, a timeline and a map need."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import Connection, select
+
+from clipsearch.store.models import Embedding, File, Image
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of few different values: row i holds `values[codes[i]]`, or nothing where the code is −1."""
+
+    values: tuple[str, ...]
+    codes: Ints
+
+    def counts(self, rows: Ints) -> dict[str, int]:
+        """How often each value occurs in `rows`, commonest first; those that do not are left out."""
+        codes = self.codes[rows]
+        found = np.bincount(codes[codes >= 0], minlength=len(self.values))
+        order = np.argsort(-found, kind="stable")
+        return {self.values[code]: int(found[code]) for code in order if found[code]}
+
+
+@dataclass(frozen=True)
+class Overview:
+    """One row for each visible photo, ascending by slot.
+
+    `dated` is seconds (`datetime64[s]`, NaT where there is none) on the camera's clock, else of the file.
+    A photo with copies lies in several folders: `file_rows[j]` is a row and `file_folders[j]` the number of a
+    folder in `folders`.
+    """
+
+    slots: Ints
+    image_ids: Ints
+    dated: npt.NDArray[np.datetime64]
+    latitude: npt.NDArray[np.float64]
+    longitude: npt.NDArray[np.float64]
+    camera: Column
+    format: Column
+    folders: tuple[bytes, ...]
+    file_rows: Ints
+    file_folders: Ints
+
+    def rows_of(self, slots: Ints) -> Ints:
+        """The rows of `slots`; those that are not visible are left out."""
+        places = np.searchsorted(self.slots, slots)
+        places = np.minimum(places, max(0, len(self.slots) - 1))
+        known = self.slots[places] == slots if len(self.slots) else np.zeros(len(slots), bool)
+        return places[known]
+
+    def folder_counts(self, rows: Ints) -> dict[bytes, int]:
+        """How many of `rows` lie right in each folder, by path."""
+        inside = np.zeros(len(self.slots), bool)
+        inside[rows] = True
+        found = np.bincount(self.file_folders[inside[self.file_rows]], minlength=len(self.folders))
+        return {folder: int(count) for folder, count in zip(self.folders, found, strict=True) if count}
+
+
+def overview(connection: Connection, space_id: int) -> Overview:
+    """Read it, in two queries; at 100,000 photos that takes about a second, so keep it for a generation."""
+    query = select(
+        Embedding.slot,
+        Image.id,
+        Image.dated_at,
+        Image.latitude,
+        Image.longitude,
+        Image.camera,
+        Image.format,
+    ).join(Image, Image.id == Embedding.image_id)
+    query = query.where(Embedding.space_id == space_id, Image.hidden == False)  # noqa: E712
+    found = connection.execute(query.order_by(Embedding.slot)).all()
+    slots, ids, dated, north, east, camera, kind = zip(*found, strict=True) if found else ((),) * 7
+    image_ids = np.array(ids, np.int64)
+    folders, file_rows, file_folders = _folders(connection, image_ids)
+    return Overview(
+        slots=np.array(slots, np.int64),
+        image_ids=image_ids,
+        dated=np.array([_moment(text) for text in dated], "datetime64[s]"),
+        latitude=np.array([np.nan if value is None else value for value in north], np.float64),
+        longitude=np.array([np.nan if value is None else value for value in east], np.float64),
+        camera=_column(camera),
+        format=_column(kind),
+        folders=folders,
+        file_rows=file_rows,
+        file_folders=file_folders,
+    )
+
+
+def _folders(connection: Connection, image_ids: Ints) -> tuple[tuple[bytes, ...], Ints, Ints]:
+    query = select(File.image_id, File.path).where(File.missing_since.is_(None)).order_by(File.path)
+    order = np.argsort(image_ids, kind="stable")
+    ordered = image_ids[order]
+    owners: list[int] = []
+    numbers: list[int] = []
+    known: dict[bytes, int] = {}
+    for image_id, path in connection.execute(query):
+        owners.append(image_id)
+        numbers.append(known.setdefault(os.path.dirname(path), len(known)))  # noqa: PTH120 (bytes)
+    owner = np.array(owners, np.int64)
+    places = np.minimum(np.searchsorted(ordered, owner), max(0, len(ordered) - 1))
+    found = ordered[places] == owner if len(ordered) else np.zeros(len(owner), bool)
+    return tuple(known), order[places[found]], np.array(numbers, np.int64)[found]
+
+
+def _column(values: tuple[str | None, ...]) -> Column:
+    known: dict[str, int] = {}
+    codes = [-1 if value is None else known.setdefault(value, len(known)) for value in values]
+    return Column(tuple(known), np.array(codes, np.int64))
+
+
+def _moment(text: str | None) -> np.datetime64:
+    try:
+        return np.datetime64(text[:19] if text else "NaT", "s")
+    except ValueError:
+        return np.datetime64("NaT", "s")

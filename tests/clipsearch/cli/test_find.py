@@ -1,0 +1,128 @@
+import json
+import math
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from clipsearch.paths import display, from_json
+
+FAKE = [sys.executable, Path(__file__).with_name("fake_cli.py")]
+
+
+def found(output):
+    """(score, path) of each line."""
+    pairs = [line.split("\t") for line in output.splitlines()]
+    return [(float(score), path) for score, path in pairs]
+
+
+def names(done):
+    return [os.path.basename(path) for _, path in found(done.stdout)]  # noqa: PTH119
+
+
+def test_words_find_photos_with_their_cosines(library):
+    done = library("query", "red")
+    assert found(done.stdout) == [
+        (1.0, "photos/red.png"),
+        (pytest.approx(255 / math.hypot(255, 128), abs=1e-3), "photos/orange.png"),
+        (0.0, "photos/green.png"),
+        (0.0, "photos/sea/blue.png"),
+    ]
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "best"),
+    [
+        (["red + green"], {"orange": (255 + 128) / math.hypot(255, 128) / math.sqrt(2)}),
+        (["red", "+", "0.25:green"], {"red": 4 / math.sqrt(17), "green": 1 / math.sqrt(17)}),
+        (["blue - green"], {"blue": 1 / math.sqrt(2), "red": 0, "green": -1 / math.sqrt(2)}),
+        (["--", "- red"], {"green": 0, "orange": -255 / math.hypot(255, 128), "red": -1}),
+        (["-", "red"], {"blue": 0, "red": -1}),
+        (["photos/sea/blue.png"], {"blue": 1, "red": 0}),
+        (["photos/red.png - 2:green + 2:blue"], {"red": 1 / 3, "green": -2 / 3, "blue": 2 / 3}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_arithmetic_gives_the_scores_computed_by_hand(library, words, best):
+    lines = found(library("query", *words).stdout)
+    scores = {os.path.basename(path).removesuffix(".png"): score for score, path in lines}  # noqa: PTH119
+    assert list(scores.values()) == sorted(scores.values(), reverse=True)
+    assert {name: scores[name] for name in best} == pytest.approx(best, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["-n", "2"], ["red.png", "orange.png"]),
+        (["-n", "2", "--page", "2"], ["green.png", "blue.png"]),
+        (["-n", "2", "--page", "3"], []),
+        (["--under", "photos/sea"], ["blue.png"]),
+        (["--under", "photos/sea", "--under", "photos/green.png"], ["green.png", "blue.png"]),
+        (["--after", "2020", "--before", "2022"], ["orange.png", "green.png"]),
+        (["--after", "2020-06", "--before", "2020-08-01"], ["orange.png"]),
+        (["--min-score", "0.5"], ["red.png", "orange.png"]),
+        (["-n5", "--under", "photos", "--after=2020", "--before=2024", "--min-score=0.2"], ["orange.png"]),
+        (["--after", "2024"], []),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_filters_narrow(library, options, expected):
+    done = library("query", "red", *options)
+    assert names(done) == expected
+    assert done.stderr == ("" if expected else "Nothing found.\n")
+
+
+def test_json_is_an_array_of_objects(library, photos):
+    hits = json.loads(library("query", "red", "--json", "-n", "2").stdout)
+    assert [hit["path"] for hit in hits] == [str(photos / "red.png"), str(photos / "orange.png")]
+    assert hits[0]["score"] == pytest.approx(1, abs=1e-3)
+    assert (hits[0]["width"], hits[0]["height"], hits[0]["format"]) == (8, 8, "PNG")
+    assert json.loads(library("query", "red", "--json", "--after", "2030").stdout) == []
+
+
+def test_paths_are_written_one_a_line_or_by_nul_bytes(library, photos):
+    wanted = [os.fsencode(photos / name) for name in ("red.png", "orange.png")]
+    assert library("query", "red", "--paths", "-n2", text=False).stdout == b"\n".join(wanted) + b"\n"
+    assert library("query", "red", "-0", "-n2", text=False).stdout == b"\0".join(wanted) + b"\0"
+    done = library("query", "red", "--paths", "--after", "2030")
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_names_that_are_no_text_are_harmless_on_a_terminal_and_reversible_in_json(commands, photos):
+    name = os.fsencode(photos) + b"/\xff\x1b[31m\n" + b"long " * 40 + b".png"
+    os.rename(os.fsencode(photos / "red.png"), name)  # noqa: PTH104
+    commands("index", photos)
+    (line,) = commands("query", "red", "-n", "1").stdout.splitlines()
+    assert line == f"1.000\tphotos/{display(os.path.basename(name))}"  # noqa: PTH119
+    assert "\x1b" not in line
+    (hit,) = json.loads(commands("query", "red", "-n", "1", "--json").stdout)
+    assert from_json(hit["path"]) == name
+    assert commands("query", "red", "-n", "1", "-0", text=False).stdout == name + b"\0"
+    fresh = commands.by(*FAKE)
+    done = fresh("query", "red", "-n", "1", PYTHONIOENCODING="ascii", LC_ALL="C")
+    assert done.stdout.startswith("1.000\tphotos/")
+
+
+def test_similar_leaves_the_photo_itself_out(library, photos, tmp_path):
+    assert names(library("similar", "photos/red.png")) == ["orange.png", "green.png", "blue.png"]
+    other = tmp_path / "other.png"
+    other.write_bytes((photos / "green.png").read_bytes())
+    assert names(library("similar", other, "-n", "2")) == ["green.png", "orange.png"]
+
+
+def test_a_reader_that_has_enough_is_no_error(library):
+    process = library.start("query", "red", "--json")
+    process.stdout.close()
+    assert process.wait() in (-13, 141)
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
+def test_a_word_that_looks_like_an_option_says_where_it_belongs(library):
+    for words in (["- fruit"], ["-fruit"], ["red", "--fruit"], ["-n", "2", "-x"]):
+        message = library("query", *words, code=2).stderr
+        assert "--" in message
+        assert "clipsearch query --" in " ".join(message.replace("│", " ").split())
+    assert "clipsearch query --" not in library("query", "red", "-n", "-5", code=2).stderr

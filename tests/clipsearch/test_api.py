@@ -1,0 +1,212 @@
+import importlib
+import json
+import math
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipsearch import Library, Query, Where
+from clipsearch.errors import ImageError, LibraryEmpty, LibraryNotFound, ModelMismatch, UsageError
+from clipsearch_indexer import run
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+fakes = importlib.import_module("fakes")
+RED, ORANGE, GREEN, BLUE = (255, 0, 0), (255, 128, 0), (0, 255, 0), (0, 0, 255)
+
+
+@pytest.fixture(autouse=True)
+def serial(monkeypatch):
+    monkeypatch.setattr(run, "DecodePool", fakes.SerialPool)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for name, colour in (("red", RED), ("orange", ORANGE), ("green", GREEN), ("blue", BLUE)):
+        fakes.write(tmp_path / "photos" / f"{name}.png", colour)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def library(tmp_path, photos):
+    with Library.open(tmp_path / "library", create=True, encoder=fakes.ColourEncoder()) as library:
+        library.index([photos])
+        yield library
+
+
+def names(hits):
+    return [Path(hit.path).stem for hit in hits]
+
+
+def test_a_library_is_made_only_when_asked_for(tmp_path):
+    with pytest.raises(LibraryNotFound):
+        Library.open(tmp_path / "l")
+    with Library.open(tmp_path / "l", create=True) as library:
+        assert library.path == tmp_path / "l"
+        assert library.status().model is None
+        with pytest.raises(LibraryEmpty):
+            library.search("red")
+        with pytest.raises(LibraryEmpty):
+            library.similar(tmp_path / "x.png")
+        assert library.compact() == 0
+
+
+def test_search_takes_words_pictures_and_sums(library, photos):
+    for query in (
+        "red",
+        Query.text("red"),
+        photos / "red.png",
+        Image.new("RGB", (9, 9), RED),
+        f"{photos}/red.png",
+    ):
+        hits = library.search(query, k=2)
+        assert names(hits) == ["red", "orange"]
+        assert hits[0].score == pytest.approx(1, abs=1e-3)
+        assert hits[1].score == pytest.approx(255 / math.hypot(255, 128), abs=1e-3)
+
+
+def test_arithmetic_is_the_sum_of_unit_vectors(library, photos):
+    query = Query.text("red") + 0.5 * Query.image(str(photos / "blue.png")) - 2 * Query.text("green")
+    vector = np.array([1, -2, 0.5]) / math.sqrt(1 + 4 + 0.25)
+    scores = {Path(hit.path).stem: hit.score for hit in library.search(query)}
+    assert scores == pytest.approx(
+        {
+            "red": vector[0],
+            "green": vector[1],
+            "blue": vector[2],
+            "orange": (255 * vector[0] + 128 * vector[1]) / math.hypot(255, 128),
+        },
+        abs=1e-3,
+    )
+    written = f'red + 0.5:"{photos / "blue.png"}" - 2:green'
+    assert {Path(hit.path).stem: hit.score for hit in library.search(written)} == pytest.approx(
+        scores, abs=1e-6
+    )
+
+
+def test_pages_and_filters(library, photos):
+    assert names(library.search("red", k=1)) == ["red"]
+    assert names(library.search("red", k=1, page=2)) == ["orange"]
+    assert names(library.search("red", k=3, page=2)) == ["blue"]
+    only = Where(under=(os.fsencode(photos / "blue.png"),))
+    assert names(library.search("red", where=only)) == ["blue"]
+    assert names(library.search("red", where=Where(min_score=0.5))) == ["red", "orange"]
+
+
+def test_similar_takes_a_hit_a_path_or_any_file(library, photos, tmp_path):
+    (hit,) = library.search("red", k=1)
+    assert names(library.similar(hit, k=1)) == ["orange"]
+    assert names(library.similar(photos / "red.png", k=1)) == ["orange"]
+    other = fakes.write(tmp_path / "other.png", (0, 250, 0))
+    assert names(library.similar(other, k=1)) == ["green"]
+    with pytest.raises(ImageError, match=r"nowhere\.png cannot be searched for: no such file"):
+        library.similar(tmp_path / "nowhere.png")
+
+
+def test_a_hit_from_before_a_compaction_still_names_its_photo(library, photos):
+    (hit,) = library.search("blue", k=1)
+    (photos / "red.png").unlink()
+    library.index()
+    assert library.prune().images == 1
+    assert library.compact() == 1
+    assert names(library.similar(hit)) == ["orange", "green"] or names(library.similar(hit)) == [
+        "green",
+        "orange",
+    ]
+    assert library.search("blue", k=1)[0].slot == hit.slot - 1 or hit.slot == 0
+
+
+def test_a_plain_word_is_a_word_even_where_a_file_has_its_name(library, photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    (photos / "red").write_text("no picture")
+    assert names(library.search("red", k=1)) == ["red"]
+    with pytest.raises(ImageError):
+        library.search("./red")
+    assert names(library.search("~nobody/x y", k=1))  # words that no home is known for
+
+
+def test_an_encoder_of_another_model_is_not_used(library, tmp_path):
+    with (
+        Library.open(library.path, encoder=fakes.ColourEncoder("others")) as second,
+        pytest.raises(Exception, match="colours"),
+    ):
+        second.search("red")
+
+
+def test_another_model_takes_over_in_every_open_library(library, photos, monkeypatch):
+    import types
+
+    stand_in = types.ModuleType("clipsearch.encoder")
+    stand_in.load_model = lambda name, device=None: fakes.ColourEncoder(Path(name).name)
+    monkeypatch.setitem(sys.modules, "clipsearch.encoder", stand_in)
+    with Library.open(library.path) as reader:
+        assert names(reader.search("red", k=1)) == ["red"]
+        summary = library.index(model=fakes.ColourEncoder("others", dim=5))
+        assert (summary.new, summary.reembedded) == (0, 4)
+        assert library.encoder.name == "others"
+        assert names(library.search("green", k=1)) == ["green"]
+        stand_in.load_model = lambda name, device=None: fakes.ColourEncoder(Path(name).name, dim=5)
+        assert names(reader.search("blue", k=1)) == ["blue"]
+        assert reader.status().model == "others"
+
+
+def test_a_model_that_is_another_under_the_old_name_is_refused(library, monkeypatch):
+    import types
+
+    stand_in = types.ModuleType("clipsearch.encoder")
+    stand_in.load_model = lambda name, device=None: fakes.ColourEncoder("others")
+    monkeypatch.setitem(sys.modules, "clipsearch.encoder", stand_in)
+    with (
+        Library.open(library.path) as reader,
+        pytest.raises(ModelMismatch, match="made with colours .* others"),
+    ):
+        reader.search("red")
+
+
+def test_status_is_numbers_that_json_can_hold(library, photos):
+    (photos / "red.png").unlink()
+    (photos / "bad.png").write_text("no picture")
+    library.index()
+    status = library.status()
+    assert (status.images, status.files, status.missing, status.failed) == (3, 3, 1, 1)
+    assert (status.model, status.dim, status.index) == ("colours", 3, {"kind": "exact", "vectors": 4})
+    assert status.disk_bytes > 0
+    told = json.loads(json.dumps(status.to_dict()))
+    assert told["roots"][0]["path"] == str(photos)
+    assert told["last_run"]["counts"]["missing"] == 1
+    assert [row.path for row in library.failures()] == [os.fsencode(photos / "bad.png")]
+
+
+def test_the_index_on_demand_survives_a_compaction(tmp_path):
+    root = tmp_path / "many"
+    for number in range(170):
+        fakes.write(root / f"{number:03}.png", (number + 1, 200 - number, 7), note=str(number))
+    with Library.open(tmp_path / "library", create=True, encoder=fakes.ColourEncoder(dim=16)) as library:
+        library.index([root])
+        exact = names(library.search("green"))
+        told = library.build_index()
+        assert (told["kind"], told["vectors"], told["covered"]) == ("ivf-pq", 170, 170)
+        assert set(told["recall@10"]) == {"text", "image"}
+        assert library.status().index == told
+        assert names(library.search("green")) == exact
+        (root / "000.png").unlink()
+        library.index()
+        library.prune()
+        assert library.compact() == 1
+        assert library.status().index["covered"] == 169
+        assert names(library.search("green", k=3)) == ["001", "002", "003"]
+
+
+def test_too_few_photos_for_an_index_is_a_sentence(library):
+    with pytest.raises(UsageError, match="156"):
+        library.build_index()
+
+
+def test_a_backup_is_a_library(library, tmp_path):
+    library.backup(tmp_path / "copy")
+    with Library.open(tmp_path / "copy", encoder=fakes.ColourEncoder()) as copy:
+        assert names(copy.search("blue", k=1)) == ["blue"]
+        assert copy.check().is_good

@@ -1,0 +1,137 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from clipsearch.weights import load_folder
+from tests.train.conftest import RECIPE
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-c", "from clipsearch.cli.main import run; run()"]
+
+
+def clipsearch(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+def test_train_then_eval(recipe: Path, colours: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = clipsearch("train", recipe, "--data", colours, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert "24 samples; skipped: none." in done.stderr
+    assert "training: 6 of 6" in done.stderr
+    assert "| colours | text to image r1" in done.stderr
+    assert "6 steps done. The model is in" in done.stderr
+    assert load_folder(out / "model").model.config.embed_dim == 32
+
+    table = clipsearch("eval", out / "model", "--data", colours / "val" / "b.tar")
+    assert table.returncode == 0, table.stderr
+    assert re.search(r"\| colours \| text to image r1 \d", table.stdout)
+    scores = clipsearch("eval", out / "model", "--data", colours / "val" / "b.tar", "--json")
+    assert set(json.loads(scores.stdout)["colours"]) == {
+        f"{way}_r{k}" for way in ("text_to_image", "image_to_text") for k in (1, 5, 10)
+    }
+
+    again = clipsearch("train", recipe, "--data", colours, "--out", out)
+    assert again.returncode == 0, "a run that is done says so again"
+    assert "6 steps done" in again.stderr
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_a_checkpoint(
+    recipe: Path, colours: Path, tmp_path: Path, sent: signal.Signals, code: int
+) -> None:
+    recipe.write_text(RECIPE.replace("steps = 6", "steps = 1000000"))
+    out = tmp_path / "out"
+    command = [*COMMAND, "train", str(recipe), "--data", str(colours), "--out", str(out)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        log = out / "log.csv"
+        while process.poll() is None and not (log.is_file() and log.read_text().count("\n") > 3):
+            time.sleep(0.02)
+        process.send_signal(sent)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
+    state = torch.load(out / "checkpoint.pt", weights_only=True)
+    assert state["step"] >= 3
+    assert not (out / "model").exists()
+    recipe.write_text(RECIPE.replace("steps = 6", f"steps = {state['step'] + 2}"))
+    done = clipsearch("train", recipe, "--data", colours, "--out", out)
+    assert done.returncode == 0, done.stderr
+    steps = [int(line.split(",")[0]) for line in log.read_text().splitlines()[1:]]
+    assert steps == list(range(1, state["step"] + 3))
+
+
+def test_mistakes_are_sentences_with_exit_codes(recipe: Path, colours: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    recipe.write_text(RECIPE.replace("lr = 2e-3", "lrr = 2e-3"))
+    for wanted, message, arguments in (
+        (2, "unknown key 'lrr'", ("train", recipe, "--data", colours, "--out", out)),
+        (2, "cannot be read", ("train", tmp_path / "none.toml", "--data", colours, "--out", out)),
+        (11, "no model or folder", ("eval", "no-such-model", "--data", colours / "val" / "b.tar")),
+    ):
+        result = clipsearch(*arguments)
+        assert result.returncode == wanted, result.stderr
+        assert message in result.stderr.replace("\n", " ")
+        assert "Traceback" not in result.stderr
+    assert not out.exists()
+
+
+def test_data_errors_are_sentences_with_exit_codes(recipe: Path, colours: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shard = colours / "train" / "a.tar"
+    shard.write_bytes(shard.read_bytes()[:4000])
+    damaged = clipsearch("train", recipe, "--data", colours, "--out", out)
+    assert (damaged.returncode, "not a whole tar shard" in damaged.stderr) == (16, True), damaged.stderr
+    shard.unlink()
+    missing = clipsearch("train", recipe, "--data", colours, "--out", out)
+    assert (missing.returncode, "No file matches" in missing.stderr) == (16, True), missing.stderr
+
+
+@pytest.mark.shared
+def test_mini_smoke(shared: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = clipsearch("train", ROOT / "train/recipes/mini.toml", "--data", shared, "--out", out, "--smoke")
+    assert done.returncode == 0, done.stderr
+    loaded = load_folder(out / "model")
+    assert loaded.model.config.vision.trunk == "mobilenet_edgetpu_100"
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in loaded.model.state_dict().values())
+    assert "flickr8k" in done.stderr
+    assert (out / "cache" / "text.npy").is_file()
+
+
+@pytest.mark.parametrize("name", ["vit-b32-paper", "rn50-paper"])
+def test_paper_recipes_smoke(colours: Path, tmp_path: Path, name: str) -> None:
+    """The whole model on the least data: slow for its 100 to 150 million weights, not for its steps."""
+    from clipsearch_train.recipe import load_recipe
+    from clipsearch_train.run import Trainer
+
+    losses: list[int] = []
+    recipe = load_recipe(ROOT / "train" / "recipes" / f"{name}.toml").smoke()
+    trainer = Trainer(recipe, colours, tmp_path / "out", lambda _, done, __: losses.append(done))
+    trainer._train_step()
+    trainer.batches.close()
+    assert trainer.model.config.text.width == 512
+    assert trainer._is_finite()

@@ -1,0 +1,237 @@
+import csv
+import json
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from clipsearch.encoder import load_model
+from clipsearch.errors import StorageError, TrainingError, UsageError
+from clipsearch_train.batches import BatchSource
+from clipsearch_train.data import read_shards
+from clipsearch_train.run import CHECKPOINT, Trainer
+from tests.train.conftest import COLOURS, colour_members, write_tar
+
+
+def losses(out: Path) -> list[tuple[int, str]]:
+    with (out / "log.csv").open(newline="") as file:
+        return [(int(row["step"]), row["contrastive"]) for row in csv.DictReader(file)]
+
+
+def quiet(*_: object) -> None:
+    pass
+
+
+def run(recipe: Any, data: Path, out: Path, stop_after: int | None = None) -> Trainer:
+    def report(stage: str, done: int, total: int) -> None:
+        if stage == "training" and done == stop_after:
+            raise KeyboardInterrupt
+
+    trainer = Trainer(recipe, data, out, report)
+    if stop_after is None:
+        trainer.train()
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize(
+    "extra", [{}, {"layers = 1\nwidth = 32\npatch_size = 16": "layers = [1, 1, 1, 1]\nwidth = 8"}]
+)
+def test_a_stopped_run_goes_on_as_if_it_had_not(
+    colours: Path, tmp_path: Path, make_recipe: Callable[..., Any], extra: dict[str, str]
+) -> None:
+    recipe = make_recipe()
+    if extra:
+        path = tmp_path / "tiny.toml"
+        text = path.read_text()
+        for old, new in extra.items():
+            text = text.replace(old, new)
+        path.write_text(text)
+        from clipsearch_train.recipe import load_recipe
+
+        recipe = load_recipe(path)
+    whole = run(recipe, colours, tmp_path / "whole")
+    run(recipe, colours, tmp_path / "halves", stop_after=3)
+    assert [step for step, _ in losses(tmp_path / "halves")] == [1, 2, 3]
+    resumed = run(recipe, colours, tmp_path / "halves")
+    assert losses(tmp_path / "halves") == losses(tmp_path / "whole")
+    assert len(losses(tmp_path / "whole")) == 6
+    after = resumed.model.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in whole.model.state_dict().items())
+
+
+def test_log_rows_behind_the_checkpoint_are_cut(
+    colours: Path, tmp_path: Path, make_recipe: Callable[..., Any]
+) -> None:
+    recipe = make_recipe()
+    run(recipe, colours, tmp_path / "out", stop_after=4)
+    with (tmp_path / "out" / "log.csv").open("a") as file:
+        file.write("5,9.9,,,,1,1\n")  # as a kill between a step and the next checkpoint leaves it
+    run(recipe, colours, tmp_path / "out")
+    assert [step for step, _ in losses(tmp_path / "out")] == [1, 2, 3, 4, 5, 6]
+    assert "9.9" not in dict(losses(tmp_path / "out")).values()
+
+
+def test_learning_gives_a_model_that_loads_and_scores(
+    colours: Path, tmp_path: Path, make_recipe: Callable[..., Any]
+) -> None:
+    trainer = run(make_recipe(steps="60", warmup="5"), colours, tmp_path / "out")
+    course = [float(loss) for _, loss in losses(tmp_path / "out")]
+    assert np.mean(course[-10:]) < 0.6 * np.mean(course[:3])
+    assert trainer.results["colours"]["image_to_text_r10"] == 100.0
+    encoder = load_model(tmp_path / "out" / "model", device="cpu")
+    samples, _ = read_shards([colours / "val" / "b.tar"])
+    from clipsearch_train.data import decode
+
+    images = encoder.encode_images([decode(sample.image) for sample in samples])
+    texts = encoder.encode_text([f"a {name} square" for name in COLOURS])
+    right = (images @ texts.T).argmax(1) == np.arange(12) % 6
+    assert right.mean() >= 0.75
+    card = (tmp_path / "out" / "model" / "README.md").read_text()
+    assert "| colours | 24 |" in card
+    assert "text to image r1" in card
+    told = json.loads((tmp_path / "out" / "recipe.json").read_text())
+    assert told["recipe"]["optim"]["steps"] == 60
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient", "batch norm"])
+def test_a_loss_that_is_no_number_keeps_the_last_good_weights(
+    colours: Path, tmp_path: Path, make_recipe: Callable[..., Any], where: str
+) -> None:
+    trainer = Trainer(make_recipe(), colours, tmp_path / "out", quiet)
+    plain = trainer._loss_terms
+
+    def broken(batch: Any) -> dict[str, torch.Tensor]:
+        terms = plain(batch)
+        if trainer.step == 3:
+            factor = {"loss": torch.nan, "gradient": 1e38, "batch norm": torch.nan}[where]
+            terms["contrastive"] = terms["contrastive"] * factor
+            if where == "gradient":
+                terms["contrastive"] = (terms["contrastive"] * 1e-38).sqrt() * 0 + _infinite_slope(
+                    trainer.model
+                )
+            if where == "batch norm":
+                trainer.model.logit_scale.data.fill_(torch.nan)  # what a forward pass alone can spoil
+        return terms
+
+    trainer._loss_terms = broken  # type: ignore[method-assign]
+    if where == "batch norm":
+        trainer.save()
+    with pytest.raises(TrainingError, match=r"at step 3; the last good weights are kept in .*checkpoint"):
+        trainer.train()
+    state = torch.load(tmp_path / "out" / CHECKPOINT, weights_only=True)
+    assert state["step"] == (0 if where == "batch norm" else 3)
+    assert all(torch.isfinite(tensor).all() for tensor in state["model"].values())
+
+
+def _infinite_slope(model: Any) -> torch.Tensor:
+    """Zero, with an infinite gradient."""
+    out: torch.Tensor = (model.logit_scale - model.logit_scale.detach()).abs().sqrt()
+    return out
+
+
+def test_a_lower_rate_takes_effect_on_a_run_that_goes_on(
+    colours: Path, tmp_path: Path, make_recipe: Callable[..., Any]
+) -> None:
+    run(make_recipe(), colours, tmp_path / "out", stop_after=2)
+    slower = Trainer(make_recipe(lr="1e-5"), colours, tmp_path / "out", quiet)
+    slower.train()
+    assert {group["peak_lr"] for group in slower.optimiser.param_groups} == {1e-5}
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(
+    colours: Path, tmp_path: Path, make_recipe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    trainer = run(make_recipe(), colours, out, stop_after=2)
+    before = (out / CHECKPOINT).read_bytes()
+    monkeypatch.setenv("CLIPSEARCH_FAILPOINT", "checkpoint.write:enospc")
+    with pytest.raises(StorageError, match="disk is full"):
+        trainer.save()
+    monkeypatch.delenv("CLIPSEARCH_FAILPOINT")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # a real write that fails half-way
+    try:
+        with pytest.raises(StorageError, match="disk"):
+            trainer.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (out / CHECKPOINT).read_bytes() == before
+    assert not list(out.glob(".*")), "no temporary file is left"
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04junk", b"\x80\x04."])
+def test_a_damaged_checkpoint_is_a_sentence(
+    colours: Path, tmp_path: Path, make_recipe: Callable[..., Any], content: bytes
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / CHECKPOINT).write_bytes(content)
+    with pytest.raises(TrainingError, match="is damaged"):
+        Trainer(make_recipe(), colours, tmp_path / "out", quiet).train()
+    assert (tmp_path / "out" / CHECKPOINT).read_bytes() == content
+
+
+def test_a_checkpoint_of_another_recipe_is_a_sentence(
+    colours: Path, tmp_path: Path, make_recipe: Callable[..., Any]
+) -> None:
+    run(make_recipe(), colours, tmp_path / "out", stop_after=1)
+    with pytest.raises(TrainingError, match="another recipe"):
+        Trainer(make_recipe(embed_dim="16"), colours, tmp_path / "out", quiet).train()
+
+
+def test_corrupt_images_are_counted_not_fatal(tmp_path: Path, make_recipe: Callable[..., Any]) -> None:
+    members = colour_members(24)
+    for key in ("0003.png", "0007.jpg"):
+        members[key] = members[key][:60]
+    for shard in ("train", "val"):
+        write_tar(tmp_path / "data" / shard / "a.tar", members)
+    trainer = run(make_recipe(batch="24"), tmp_path / "data", tmp_path / "out")
+    assert trainer.batches.corrupt == {"0003", "0007"}
+    assert sum(map(len, trainer.validation.sources.values())) == 22
+
+
+def test_images_without_a_text_are_counted(
+    tmp_path: Path, make_recipe: Callable[..., Any], colours: Path
+) -> None:
+    members = {name: content for name, content in colour_members(24).items() if name != "0005.json"}
+    write_tar(colours / "train" / "a.tar", members)
+    trainer = Trainer(make_recipe(), colours, tmp_path / "out", quiet)
+    assert str(trainer.data_report) == "1 without a caption or label (0005)"
+    assert len(trainer.samples) == 23
+
+
+def test_data_that_cannot_be_used_is_a_sentence(
+    colours: Path, tmp_path: Path, make_recipe: Callable[..., Any]
+) -> None:
+    with pytest.raises(TrainingError, match="24 samples are fewer than a batch of 25"):
+        Trainer(make_recipe(batch="25"), colours, tmp_path / "out", quiet)
+    recipe = make_recipe(train='["train/*.tar"]\nweights = {colors = 2.0}')
+    with pytest.raises(UsageError, match=r"names the source 'colors'; the shards hold 'colours'"):
+        Trainer(recipe, colours, tmp_path / "out", quiet)
+    with pytest.raises(TrainingError, match=r"No file matches 'val/\*\.zip'"):
+        Trainer(make_recipe(val='["val/*.zip"]'), colours, tmp_path / "out", quiet)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError):
+        Trainer(make_recipe(), colours, tmp_path / "file" / "out", quiet)
+
+
+def test_batches_depend_on_seed_and_step_alone(colours: Path, make_recipe: Callable[..., Any]) -> None:
+    samples, _ = read_shards([colours / "train" / "a.tar"])
+    recipe = make_recipe()
+    forth, back = (BatchSource(samples, [], recipe) for _ in range(2))
+    first = [forth.get(step) for step in (0, 1, 2)]
+    second = {step: back.get(step) for step in (2, 0, 1)}
+    for step, batch in enumerate(first):
+        assert (batch.rows == second[step].rows).all()
+        assert (batch.pixels == second[step].pixels).all()
+        assert batch.texts == second[step].texts
+    assert not (first[0].rows == first[1].rows).all()
+    assert len(set(first[0].rows.tolist())) == 12
+    for source in (forth, back):
+        source.close()

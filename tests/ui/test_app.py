@@ -1,0 +1,228 @@
+"""The pages, run without a browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from clipsearch.errors import ModelNotFound
+from clipsearch_ui import server
+
+pytestmark = pytest.mark.usefixtures("fresh_shelf")
+
+
+def app(library: Path, monkeypatch: pytest.MonkeyPatch, **params: str) -> AppTest:
+    monkeypatch.setenv("CLIPSEARCH_LIBRARY", str(library))
+    test = AppTest.from_file(str(server.SCRIPT), default_timeout=60)
+    for name, value in params.items():
+        test.query_params[name] = value
+    return test
+
+
+def texts(test: AppTest) -> str:
+    kinds = (
+        test.markdown,
+        test.info,
+        test.error,
+        test.warning,
+        test.title,
+        test.caption,
+        test.text,
+        test.code,
+    )
+    return "\n".join(str(element.value) for kind in kinds for element in kind)
+
+
+def shown(test: AppTest) -> list[int]:
+    return list(test.session_state["shown"])
+
+
+def test_first_page_shows_everything(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = app(filled, monkeypatch).run()
+    assert not test.exception
+    assert "**64** photos, newest first" in texts(test)
+    assert len(shown(test)) == 48
+
+
+def test_a_query_in_the_address_is_asked(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = app(filled, monkeypatch, q="red").run()
+    assert not test.exception
+    assert test.text_input(key="q").value == "red"
+    assert "best match first" in texts(test)
+
+
+def test_asking_is_noted_and_goes_back_to_page_one(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from clipsearch_ui import state
+
+    test = app(filled, monkeypatch, page="2").run()
+    assert len(shown(test)) < 48
+    test.text_input(key="q").set_value("blue").run()
+    assert not test.exception
+    assert test.session_state["page"] == 1
+    assert state.shelf().open(filled).searches.recent[0] == "blue"
+
+
+def test_an_unreadable_query_is_explained(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = app(filled, monkeypatch, q='red + "blue').run()
+    assert not test.exception
+    assert "never closed" in texts(test)
+
+
+def test_filters_narrow_and_counts_follow(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = app(filled, monkeypatch, camera="Canon EOS").run()
+    assert not test.exception
+    assert "**20** photos" in texts(test)
+    folder = test.selectbox(key="filter_folder")
+    assert [option for option in folder.options if option.endswith("home  (10)")]
+    test.selectbox(key="filter_camera").select("").run()
+    assert "**64** photos" in texts(test)
+    assert "camera" not in test.query_params
+
+
+def test_no_result_offers_to_clear(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = app(filled, monkeypatch, text="nothing is called this").run()
+    assert "Nothing found" in texts(test)
+    test.button(key="clear_all").click().run()
+    assert "**64** photos" in texts(test)
+
+
+@pytest.mark.parametrize("query", ["photo:999999", "picture:0123456789abcdef"])
+def test_a_reference_that_is_gone(filled: Path, monkeypatch: pytest.MonkeyPatch, query: str) -> None:
+    test = app(filled, monkeypatch, q=query).run()
+    assert not test.exception
+    assert "cannot be searched" in texts(test)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"page": "0"},
+        {"page": "x"},
+        {"page": "9999"},
+        {"photo": "-1"},
+        {"photo": "99999999999999999999999"},
+        {"photo": "<script>"},
+        {"since": "yesterday", "min": "nan", "place": "there", "folder": "../../etc", "format": "EXE"},
+        {"since": "2024-01-01", "until": "2020-01-01"},
+        {"q": "\udcff".encode("utf-8", "surrogatepass").decode("utf-8", "replace") * 3000},
+    ],
+)
+def test_an_odd_address_is_no_error(
+    filled: Path, monkeypatch: pytest.MonkeyPatch, params: dict[str, str]
+) -> None:
+    test = app(filled, monkeypatch, **params).run()
+    assert not test.exception
+
+
+def test_first_run_offers_to_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = app(tmp_path / "none", monkeypatch).run()
+    assert not test.exception
+    assert "Find photos by what is in them" in texts(test)
+    test.text_input(key="index_folder").set_value(str(tmp_path / "nowhere"))
+    test.button[0].click().run()
+    assert "whole path of a folder that is there" in texts(test)
+
+
+def test_indexing_from_the_page(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from clipsearch_ui import state
+
+    library = tmp_path / "new"
+    test = app(library, monkeypatch).run()
+    test.text_input(key="index_folder").set_value(str(photos))
+    test.button[0].click().run()
+    run = state.shelf().open(library).run
+    assert run is not None
+    run.wait(60)
+    assert run.error is None
+    assert run.summary is not None
+    assert run.summary.new == 64
+    test.run()
+    assert "**64** photos" in texts(test)
+
+
+def test_without_its_model_a_library_can_still_be_looked_through(
+    filled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import clipsearch.encoder
+
+    def missing(*_args: object, **_kwargs: object) -> None:
+        raise ModelNotFound("The model colours is not on this machine.")
+
+    monkeypatch.setattr(clipsearch.encoder, "load_model", missing)
+    test = app(filled, monkeypatch, q="red").run()
+    assert not test.exception
+    assert "no longer on this machine" in texts(test)
+    test.text_input(key="q").set_value("").run()
+    assert "**64** photos" in texts(test)
+
+
+def test_names_and_captions_are_never_markup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from conftest import build_library, save
+
+    evil = "<img src=x onerror=alert(1)> **bold** [a](http:x) :red[b] $x$"
+    folder = tmp_path / "evil"
+    save(folder / f"{evil.replace('/', '_')}.jpg", (200, 0, 0), caption=evil)
+    library = build_library(tmp_path / "library", folder)
+    test = app(library, monkeypatch, photo="1").run()
+    assert not test.exception
+    assert evil in [element.value for element in test.text]
+    for element in test.markdown:
+        assert not element.allow_html
+        assert "**bold**" not in str(element.value)
+
+
+PAGES = ("duplicates_page", "timeline_page", "themes_page", "map_page", "library_page")
+
+
+def page(name: str, library: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
+    monkeypatch.setenv("CLIPSEARCH_LIBRARY", str(library))
+    script = f"from clipsearch_ui import {name}\n{name}.show()"
+    return AppTest.from_string(script, default_timeout=60).run()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_other_pages(filled: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    test = page(name, filled, monkeypatch)
+    assert not test.exception
+    expected = {
+        "duplicates_page": "groups with",
+        "timeline_page": "Timeline",
+        "themes_page": "Themes",
+        "map_page": "Natural Earth",
+        "library_page": "every photo is compared",
+    }
+    assert expected[name] in texts(test)
+
+
+def test_the_timeline_steps_by_month(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = page("timeline_page", filled, monkeypatch)
+    newest = test.query_params["month"]
+    next(button for button in test.button if button.label == "Earlier").click()
+    test.run()
+    assert test.query_params["month"] < newest
+    assert not test.exception
+
+
+def test_the_library_page_lists_failures(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = page("library_page", filled, monkeypatch)
+    table = test.dataframe[0].value
+    assert list(table["File"]) == ["broken.jpg"]
+    assert "not an image" in table["Reason"][0]
+
+
+def test_duplicates_are_grouped(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = page("duplicates_page", filled, monkeypatch)
+    assert "photos" in texts(test)
+    test.slider(key="duplicates_alike").set_value(1.0).run()
+    assert not test.exception
+
+
+def test_settings_are_safe() -> None:
+    assert server.SETTINGS["server.address"] == "127.0.0.1"
+    assert server.SETTINGS["client.showErrorDetails"] == "none"
+    assert server.SETTINGS["server.maxUploadSize"] == 20
+    assert server.SETTINGS["server.enableXsrfProtection"] is True
+    assert server.SETTINGS["browser.gatherUsageStats"] is False
+    assert server.SETTINGS["server.fileWatcherType"] == "none"

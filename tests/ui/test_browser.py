@@ -1,0 +1,309 @@
+"""The real page in Chromium. Screenshots go to ``CLIPSEARCH_SCREENSHOTS`` where that names a folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import build_library, make_photos
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SECONDS = 15_000
+TILE = ".tile .open"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("Chromium is not installed, and CI must not skip what needs it")
+        pytest.skip("Chromium is not installed")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_photos(tmp_path_factory.mktemp("browser") / "photos")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def serve(library: Path, log: Path) -> Iterator[str]:
+    """Run the app with the fake model as a process of its own; gives its address."""
+    port = free_port()
+    script = Path(__file__).with_name("serve.py")
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, str(script), str(library), str(port)], stdout=output, stderr=subprocess.STDOUT
+        )
+        try:
+            for _ in range(300):
+                assert process.poll() is None, log.read_text()
+                try:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=1):
+                        break
+                except OSError:
+                    time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(20)
+    assert "Traceback" not in log.read_text(), log.read_text()
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    import colours
+
+    import clipsearch.encoder
+
+    before = clipsearch.encoder.load_model
+    colours.install()
+    place = tmp_path_factory.mktemp("served")
+    library = build_library(place / "library", folder)
+    clipsearch.encoder.load_model = before
+    yield from serve(library, place / "log")
+
+
+def open_page(
+    browser: Browser, address: str, *, width: int = 1280, height: int = 860, dark: bool = False
+) -> Page:
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
+    )
+    page = context.new_page()
+    page.set_default_timeout(SECONDS)
+    outside: list[str] = []
+    page.on(
+        "request",
+        lambda asked: (
+            outside.append(asked.url)
+            if not asked.url.startswith((address.rsplit(":", 1)[0], "data:", "blob:"))
+            else None
+        ),
+    )
+    page.on("pageerror", lambda error: outside.append(str(error)))
+    page.outside = outside  # type: ignore[attr-defined]
+    page.goto(address)
+    return page
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    page = open_page(browser, address)
+    expect(page.locator(TILE).first).to_be_visible()
+    yield page
+    assert page.outside == []  # type: ignore[attr-defined]
+    page.context.close()
+
+
+def ask(page: Page, words: str) -> None:
+    box = page.get_by_role("searchbox", name="Search").or_(page.locator(".st-key-q input")).first
+    box.fill(words)
+    box.press("Enter")
+
+
+def first_alt(page: Page) -> str:
+    return str(page.locator(f"{TILE} img").first.get_attribute("alt"))
+
+
+def expect_first(page: Page, name: str) -> None:
+    expect(page.locator(f"{TILE} img").first).to_have_attribute("alt", re.compile(name))
+
+
+def shot(page: Page, name: str) -> None:
+    folder = os.environ.get("CLIPSEARCH_SCREENSHOTS")
+    if folder:
+        page.wait_for_timeout(600)
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def test_words_by_keyboard_alone(page: Page) -> None:
+    page.keyboard.press("/")
+    page.keyboard.type("green")
+    page.keyboard.press("Enter")
+    expect_first(page, "green")
+    page.wait_for_function("location.search.includes('q=green')")
+    expect(page.get_by_text("best match first")).to_be_visible()
+    page.locator(TILE).first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.wait_for_function("location.search.includes('photo=')")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    page.wait_for_function("!location.search.includes('photo=')")
+    shot(page, "words")
+
+
+def test_every_picture_has_an_alternative_text_and_is_a_thumbnail(page: Page) -> None:
+    for image in page.locator(f"{TILE} img").all():
+        assert image.get_attribute("alt")
+        assert "/grid.webp?v=" in str(image.get_attribute("src"))
+    page.wait_for_function("document.querySelectorAll('body').length === 1")
+
+
+def test_an_uploaded_picture_and_a_broken_one(page: Page, folder: Path) -> None:
+    upload = page.locator(".st-key-picture_drop input[type=file]")
+    upload.set_input_files(folder / "travel" / "blue-02.jpg")
+    page.wait_for_function("location.search.includes('picture')")
+    expect(page.get_by_role("button", name="like this", exact=False).first).to_be_visible()
+    expect_first(page, "blue")
+    shot(page, "picture")
+    upload.set_input_files({"name": "x.jpg", "mimeType": "image/jpeg", "buffer": b"nonsense" * 99})
+    expect(page.get_by_text("This picture cannot be read: not an image")).to_be_visible()
+
+
+def test_a_pasted_and_a_dropped_picture(page: Page, folder: Path) -> None:
+    data = list((folder / "travel" / "red-00.jpg").read_bytes())
+    for event in ("paste", "drop"):
+        page.evaluate(
+            """([name, data]) => {
+              const files = new DataTransfer();
+              files.items.add(new File([new Uint8Array(data)], "a.jpg", {type: "image/jpeg"}));
+              const options = {bubbles: true, cancelable: true};
+              document.body.dispatchEvent(name === "paste"
+                ? new ClipboardEvent("paste", {...options, clipboardData: files})
+                : new DragEvent("drop", {...options, dataTransfer: files}));
+            }""",
+            [event, data],
+        )
+        page.wait_for_function("location.search.includes('picture')")
+        expect_first(page, "red")
+        ask(page, "blue")
+        expect_first(page, "blue")
+
+
+def test_more_and_less_like_this(page: Page) -> None:
+    ask(page, "yellow")
+    expect_first(page, "yellow")
+    tile = page.locator(".tile").first
+    tile.hover()
+    tile.get_by_role("button", name="More like this").click()
+    page.wait_for_function("location.search.includes('photo%3A')")
+    expect_first(page, "yellow")
+    ask(page, "yellow + blue")
+    page.locator(TILE).first.click()
+    page.get_by_role("dialog").get_by_role("button", name="Less like this").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(page.get_by_role("button", name="unlike this × 0.3")).to_be_visible()
+    shot(page, "less")
+    page.get_by_role("button", name="unlike this × 0.3").click()
+    expect(page.get_by_role("button", name="unlike this × 0.3")).to_have_count(0)
+
+
+def test_a_photo_and_its_neighbours(page: Page) -> None:
+    ask(page, "orange")
+    expect_first(page, "orange")
+    page.locator(TILE).first.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator(".frame img")).to_have_js_property("complete", True)
+    expect(dialog.get_by_text("96 × 64 px").or_(dialog.get_by_text("64 × 96 px"))).to_be_visible()
+    expect(dialog.get_by_text("1 of 48")).to_be_visible()
+    shot(page, "photo")
+    page.keyboard.press("ArrowRight")
+    expect(dialog.get_by_text("2 of 48")).to_be_visible()
+    with page.expect_download() as download:
+        dialog.get_by_role("link", name="Download").click()
+    assert download.value.suggested_filename.endswith(".jpg")
+
+
+def test_filters_and_no_result(page: Page, address: str) -> None:
+    page.get_by_role("textbox", name="Name, caption or keyword").fill("red wall")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("5 photos", exact=False).first).to_be_visible()
+    page.wait_for_function("location.search.includes('text=red')")
+    page.get_by_role("textbox", name="Name, caption or keyword").fill("no such thing")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Nothing found")).to_be_visible()
+    shot(page, "nothing")
+    page.get_by_role("button", name="Clear the filters").click()
+    expect(page.get_by_text("64 photos", exact=False).first).to_be_visible()
+    page.goto(f"{address}/?camera=Canon+EOS&q=red")
+    expect(page.get_by_text("20 photos", exact=False).first).to_be_visible()
+
+
+def test_pages(page: Page) -> None:
+    first = first_alt(page)
+    page.get_by_role("button", name="Page 2").click()
+    page.wait_for_function("location.search.includes('page=2')")
+    expect(page.locator(f"{TILE} img").first).not_to_have_attribute("alt", first)
+    page.reload()
+    expect(page.locator(f"{TILE} img").first).to_be_visible()
+    assert first_alt(page) != first
+
+
+@pytest.mark.parametrize("name", ["Timeline", "Map", "Themes", "Duplicates", "Library"])
+def test_the_other_pages(page: Page, name: str) -> None:
+    page.get_by_role("link", name=name).first.click()
+    expect(page.get_by_role("heading", name=name).first).to_be_visible()
+    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0)
+    assert not page.get_by_text("Oh no", exact=False).count()
+    shot(page, name.lower())
+
+
+@pytest.mark.parametrize(("name", "width", "dark"), [("dark", 1280, True), ("phone", 390, False)])
+def test_looks(browser: Browser, address: str, name: str, width: int, dark: bool) -> None:
+    page = open_page(browser, f"{address}/?q=red", width=width, height=844, dark=dark)
+    expect(page.locator(TILE).first).to_be_visible()
+    ground = page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
+    assert (sum(map(int, ground.strip("rgb()").split(",")[:3])) < 200) == dark
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    box = page.locator(TILE).first.bounding_box()
+    assert box is not None
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= width
+    shot(page, name)
+    page.locator(TILE).first.click()
+    expect(page.get_by_role("dialog").locator(".frame img")).to_be_visible()
+    shot(page, f"{name}-photo")
+    page.context.close()
+
+
+def test_first_run_indexing_and_a_deleted_file(browser: Browser, folder: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "photos"
+    shutil.copytree(folder, mine)
+    for server in serve(tmp_path / "library", tmp_path / "log"):
+        page = open_page(browser, server)
+        expect(page.get_by_text("Find photos by what is in them")).to_be_visible()
+        shot(page, "welcome")
+        page.get_by_role("textbox", name="Folder of photos").fill(str(mine))
+        page.get_by_role("button", name="Index this folder").click()
+        expect(page.locator(TILE).or_(page.get_by_role("progressbar")).first).to_be_visible()
+        page.goto(f"{server}/library")
+        expect(page.get_by_text("64", exact=True).first).to_be_visible()
+        expect(page.get_by_text("Files that could not be read (1)")).to_be_visible()
+        shutil.rmtree(mine)
+        page.goto(server)
+        expect(page.get_by_text("This file is not there now").first).to_be_visible()
+        page.context.close()

@@ -1,0 +1,90 @@
+"""Photos by id over HTTP, without a browser."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.testclient import TestClient
+
+from clipsearch_ui import server, state
+
+pytestmark = pytest.mark.usefixtures("fresh_shelf")
+
+
+@pytest.fixture
+def client() -> TestClient:
+    guard = Middleware(TrustedHostMiddleware, allowed_hosts=server.HOSTS)
+    return TestClient(Starlette(routes=server.ROUTES, middleware=[guard]), base_url="http://127.0.0.1")
+
+
+def test_a_thumbnail_is_a_small_upright_webp_and_is_kept(client: TestClient, filled: Path) -> None:
+    opened = state.shelf().open(filled)
+    reply = client.get(f"/photos/{opened.key}/1/grid.webp")
+    assert reply.status_code == 200
+    assert reply.headers["content-type"] == "image/webp"
+    assert "immutable" in reply.headers["cache-control"]
+    assert reply.headers["cross-origin-resource-policy"] == "same-origin"
+    assert Image.open(io.BytesIO(reply.content)).size in ((64, 96), (96, 64))
+    assert list((filled / "thumbs").rglob("*-grid.webp"))
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "{key}/999999/grid.webp",
+        "{key}/1/huge.webp",
+        "{key}/../1/grid.webp",
+        "{key}/%2e%2e%2f%2e%2e%2fetc%2fpasswd/grid.webp",
+        "0123456789ab/1/grid.webp",
+        "{key}/99999999999999999999999999/grid.webp",
+        "{key}/999999/file",
+    ],
+)
+def test_what_is_not_a_photo_is_not_found(client: TestClient, filled: Path, place: str) -> None:
+    key = state.shelf().open(filled).key
+    assert client.get(f"/photos/{place.format(key=key)}").status_code == 404
+
+
+def test_a_photo_is_downloaded_under_its_name(client: TestClient, filled: Path) -> None:
+    key = state.shelf().open(filled).key
+    reply = client.get(f"/photos/{key}/1/file")
+    assert reply.status_code == 200
+    assert reply.headers["content-disposition"].startswith("attachment; filename*=UTF-8''")
+    assert reply.headers["content-type"] == "application/octet-stream"
+
+
+def test_other_hosts_are_refused(client: TestClient, filled: Path) -> None:
+    key = state.shelf().open(filled).key
+    reply = client.get(f"/photos/{key}/1/grid.webp", headers={"host": "evil.example"})
+    assert reply.status_code == 400
+
+
+def test_a_deleted_file_is_not_found_but_its_thumbnail_stays(
+    client: TestClient, tmp_path: Path, photos: Path
+) -> None:
+    from conftest import build_library
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("red-00.jpg", "red-06.jpg"):
+        shutil.copy(photos / "travel" / name, folder)
+    library = build_library(tmp_path / "library", folder)
+    key = state.shelf().open(library).key
+    assert client.get(f"/photos/{key}/1/grid.webp").status_code == 200
+    shutil.rmtree(folder)
+    assert client.get(f"/photos/{key}/1/grid.webp").status_code == 200
+    assert client.get(f"/photos/{key}/2/grid.webp").status_code == 404
+    assert client.get(f"/photos/{key}/1/file").status_code == 404
+
+
+def test_an_uploaded_picture(client: TestClient, photos: Path) -> None:
+    name = state.shelf().take_picture((photos / "travel" / "red-00.jpg").read_bytes())
+    assert client.get(f"/pictures/{name.removeprefix('picture:')}.webp").status_code == 200
+    assert client.get("/pictures/0123456789abcdef.webp").status_code == 404

@@ -1,0 +1,44 @@
+"""The pages, in Streamlit's order of things: this script runs anew for whatever a visitor does."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from clipsearch_ui import duplicates_page, library_page, map_page, search_page, themes_page, timeline_page
+from clipsearch_ui.guard import guarded
+from clipsearch_ui.state import icon
+
+st.set_page_config(page_title="clipsearch", page_icon=icon(), layout="wide")
+
+# Of our own making only: no text of a photo ever stands here.
+st.html("""<style>
+.st-key-picture_drop { display: none; }
+.st-key-chips img { border-radius: 0.4rem; height: 40px; width: auto; }
+.stMainBlockContainer { padding: 4.2rem 2rem 3rem; }
+@media (max-width: 640px) {
+  .stMainBlockContainer { padding: 3.8rem 0.8rem 2rem; }
+  .st-key-ask { flex-wrap: nowrap; gap: 0.5rem; }
+  .st-key-ask > div:first-child { min-width: 0; }
+  .st-key-pick { width: 3rem; }
+  .st-key-searches p, .st-key-steps kbd { display: none; }
+}
+</style>""")
+
+PAGES = [
+    st.Page(guarded(search_page.show), title="Search", icon=":material/search:", url_path="", default=True),
+    st.Page(
+        guarded(timeline_page.show), title="Timeline", icon=":material/calendar_month:", url_path="timeline"
+    ),
+    st.Page(guarded(map_page.show), title="Map", icon=":material/map:", url_path="map"),
+    st.Page(guarded(themes_page.show), title="Themes", icon=":material/category:", url_path="themes"),
+    st.Page(
+        guarded(duplicates_page.show),
+        title="Duplicates",
+        icon=":material/content_copy:",
+        url_path="duplicates",
+    ),
+    st.Page(library_page.show, title="Library", icon=":material/photo_library:", url_path="library"),
+]
+
+st.session_state["search_page"] = PAGES[0]
+st.navigation(PAGES, position="top").run()

@@ -1,0 +1,135 @@
+"""The map: where photos were taken, drawn from the package itself: no place is told to a tile server."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import streamlit as st
+
+from clipsearch.search import Where
+from clipsearch_ui.browsing import follow, gallery
+from clipsearch_ui.photo import show_open_photo
+from clipsearch_ui.state import current
+
+CELLS = 300
+"""Photos are drawn together where they lie within the width of the map by so much."""
+
+
+if TYPE_CHECKING:
+    import altair as alt
+    import pandas as pd  # type: ignore[import-untyped]
+
+
+def show() -> None:
+    """The page."""
+    follow()
+    opened = current()
+    st.title("Map", anchor=False)
+    with opened.library.look() as view:
+        overview = view.overview
+    placed = ~np.isnan(overview.latitude)
+    if not placed.any():
+        st.info(
+            "No photo here says where it was taken. Phones write it into a photo when they are allowed to.",
+            icon=":material/location_off:",
+        )
+        return
+    north, east = overview.latitude[placed], overview.longitude[placed]
+    box = _map(north, east)
+    if st.button("Show the whole world", icon=":material/public:", disabled=box is None):
+        st.session_state["map_number"] = st.session_state.get("map_number", 0) + 1
+        st.rerun()
+    with opened.library.look() as view:
+        found = view.newest(Where(has_gps=True, box=box))
+    st.subheader(f"{found.total:,} photos {'in view' if box else 'with a place'}", anchor=False)
+    gallery(opened, found.slots.tolist(), key="map", label="Photos on the map")
+    show_open_photo(opened)
+
+
+@cache
+def _land() -> pd.DataFrame:
+    import pandas as pd
+
+    rings = json.loads(Path(__file__).with_name("countries.json").read_text(encoding="utf-8"))
+    return pd.DataFrame(
+        [
+            {"ring": number, "step": step, "east": ring[2 * step], "north": ring[2 * step + 1]}
+            for number, ring in enumerate(rings)
+            for step in range(len(ring) // 2)
+        ]
+    )
+
+
+def _map(north: np.ndarray[Any, Any], east: np.ndarray[Any, Any]) -> tuple[float, float, float, float] | None:
+    """Draw the map; returns what is in view as south, west, north, east, None for all of it."""
+    import altair as alt  # here, because it takes half a second to load, which no other page should wait for
+
+    key = f"map_{st.session_state.get('map_number', 0)}"
+    seen = _view(st.session_state.get(key))
+    width = (seen[3] - seen[1]) if seen else 360.0
+    points = _together(north, east, max(width / CELLS, 1e-6))
+    view = alt.selection_interval(name="view", bind="scales")
+    x = alt.X("east:Q", scale=alt.Scale(domain=[-180, 180], nice=False), title=None, axis=_axis("E", "W"))
+    y = alt.Y("north:Q", scale=alt.Scale(domain=[-60, 84], nice=False), title=None, axis=_axis("N", "S"))
+    land = (
+        alt.Chart(_land())
+        .mark_line(filled=True, color="#9aa7b4", opacity=0.35, stroke="#7d8a97", strokeWidth=0.6, clip=True)
+        .encode(x=x, y=y, detail="ring:N", order="step:O")
+    )
+    dots = (
+        alt.Chart(points)
+        .mark_circle(color="#e2572b", opacity=0.85, stroke="white", strokeWidth=1, clip=True)
+        .encode(
+            x=x,
+            y=y,
+            size=alt.Size(
+                "photos:Q", scale=alt.Scale(type="sqrt", range=[70, 900], domainMin=1), legend=None
+            ),
+            tooltip=[
+                alt.Tooltip("photos", title="Photos", format=","),
+                alt.Tooltip("north", title="North", format=".4f"),
+                alt.Tooltip("east", title="East", format=".4f"),
+            ],
+        )
+        .add_params(view)
+    )
+    st.altair_chart(
+        alt.layer(land, dots).properties(height=460),
+        on_select="rerun",
+        key=key,
+        alt="A map of where photos were taken; the photos in view follow below",
+    )
+    st.caption("Drag to move, scroll to zoom; the photos below are those in view. Land: Natural Earth.")
+    return seen
+
+
+def _axis(positive: str, negative: str) -> alt.Axis:
+    import altair as alt
+
+    label = f"format(abs(datum.value), '~g') + '°' + (datum.value < 0 ? '{negative}' : '{positive}')"
+    return alt.Axis(labelExpr=label, grid=True, gridOpacity=0.25, tickCount=6, labelFlush=True)
+
+
+def _view(event: Any) -> tuple[float, float, float, float] | None:
+    selected = {} if event is None else (event.get("selection") or {}).get("view") or {}
+    try:
+        (west, east), (south, north) = selected["east"], selected["north"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    south, north = max(-90.0, min(south, north)), min(90.0, max(south, north))
+    west, east = max(-180.0, min(west, east)), min(180.0, max(west, east))
+    return (south, west, north, east) if south < north and west < east else None
+
+
+def _together(north: np.ndarray[Any, Any], east: np.ndarray[Any, Any], cell: float) -> pd.DataFrame:
+    """One point for the photos of each cell of `cell` degrees, in their middle."""
+    import pandas as pd
+
+    table = pd.DataFrame({"north": north, "east": east})
+    groups = table.groupby([np.floor(north / cell), np.floor(east / cell)])
+    points = groups.agg(north=("north", "mean"), east=("east", "mean"), photos=("north", "size"))
+    return points.reset_index(drop=True)

@@ -1,0 +1,44 @@
+// The picture button beside the search box; pasting and dropping a picture anywhere; "/" for the search box.
+export default function ({ parentElement }) {
+  const uploader = () => document.querySelector('.st-key-picture_drop input[type="file"]');
+  const give = (file) => {
+    const input = uploader();
+    if (!input || !file) return;
+    const files = new DataTransfer();
+    files.items.add(file);
+    input.files = files.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  };
+  const picture = (transfer) => [...(transfer?.files ?? [])].find((file) => file.type.startsWith("image/"));
+  const veil = parentElement.querySelector(".drop");
+  parentElement.querySelector(".pick").onclick = () => uploader()?.click();
+
+  const listeners = {
+    paste(event) {
+      const file = picture(event.clipboardData);
+      if (file) { event.preventDefault(); give(file); }
+    },
+    dragover(event) {
+      if (![...(event.dataTransfer?.types ?? [])].includes("Files")) return;
+      event.preventDefault();
+      veil.classList.add("on");
+    },
+    dragleave(event) { if (!event.relatedTarget) veil.classList.remove("on"); },
+    drop(event) {
+      veil.classList.remove("on");
+      const file = event.dataTransfer?.files?.[0];
+      if (file) { event.preventDefault(); give(file); }
+    },
+    keydown(event) {
+      const at = event.composedPath()[0];
+      if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (at.matches?.("input, textarea, select, [contenteditable]")) return;
+      const box = document.querySelector(".st-key-q input");
+      if (box) { event.preventDefault(); box.focus(); box.select(); }
+    },
+  };
+  for (const [name, listener] of Object.entries(listeners)) document.addEventListener(name, listener);
+  return () => {
+    for (const [name, listener] of Object.entries(listeners)) document.removeEventListener(name, listener);
+  };
+}
