@@ -11,7 +11,7 @@ help:
 	@echo "make demo [PHOTOS=DIR]  install, index photographs and run three queries"
 	@echo "make test               install what the tests need and run them"
 	@echo "make check              ruff, mypy --strict, import-linter and the tests"
-	@echo "make bench              the benchmarks in benchmarks/"
+	@echo "make bench [PHOTOS=DIR] the benchmarks; those of indexing need photos"
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -22,7 +22,7 @@ $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
-	$(PIP) --editable ".[ui,train]" hatchling --group dev
+	$(PIP) --editable ".[ui,train]" --group dev
 	$(PIP) --no-deps timm
 	@touch $@
 
@@ -40,7 +40,10 @@ check: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/exact_search.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ivfpq.py
+	$(if $(PHOTOS),$(BIN)/python benchmarks/dct_scale.py "$(PHOTOS)" --model mini)
+	$(if $(PHOTOS),$(BIN)/python benchmarks/ingest.py "$(PHOTOS)" --model mini)
 
 clean:
 	rm -rf $(VENV) demo build dist

@@ -64,10 +64,11 @@ def info(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a model is: sizes, input, fingerprint."""
-    from clipsearch.weights import find_weights, load_folder
     from clipsearch.zoo import resolve
 
-    found = resolve(name)
+    found = resolve(name)  # before torch is loaded, which takes seconds
+    from clipsearch.weights import find_weights, load_folder
+
     loaded = load_folder(found.folder)
     config = loaded.model.config
     parameters = sum(p.numel() for p in loaded.model.parameters())

@@ -29,7 +29,8 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-SECONDS = 15_000
+SECONDS = 20_000
+expect.set_options(timeout=SECONDS)
 TILE = ".tile .open"
 
 

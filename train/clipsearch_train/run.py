@@ -185,8 +185,11 @@ class Trainer:
             chosen = [told[k] for k in captioned]
             rng = np.random.default_rng([self.recipe.seed, self.step, 1])
             images_bank, texts_bank = self.targets.bank(weights.bank, rng)
-            forth = bank_loss(image_NE[chosen], own_NE[captioned], texts_bank, scale)
-            back = bank_loss(own_NE[captioned], image_NE[chosen], images_bank, scale)
+            # Both sides of a comparison with the bank must be constant: a student that could move its own
+            # key would leave the teachers' space, where nothing of the bank is near, and win for nothing.
+            spoken_of, images_of = self.targets.text([texts[k] for k in captioned])[1], self.targets.image(rows[chosen])
+            forth = bank_loss(image_NE[chosen], spoken_of, texts_bank, scale)
+            back = bank_loss(own_NE[captioned], images_of, images_bank, scale)
             terms["bank"] = weights.contrastive * (forth + back) / 2
         return terms
 

@@ -17,6 +17,7 @@ from clipsearch_ui.indexing import IndexRun
 from clipsearch_ui.state import (
     Opened,
     current,
+    is_empty,
     library_path,
     notice,
     plain,
@@ -120,16 +121,16 @@ def show_run() -> None:
     if run is None:
         return
     if run.running:
-        _progress()
+        _progress(opened is not None and is_empty(opened))
     else:
         _outcome(run)
 
 
 @st.fragment(run_every=1.0)
-def _progress() -> None:
+def _progress(was_empty: bool) -> None:
     opened = shelf().at(library_path())
     run = None if opened is None else opened.run
-    if run is None or not run.running:
+    if opened is None or run is None or not run.running or (was_empty and not is_empty(opened)):
         st.rerun()
     assert run is not None
     progress = run.progress

@@ -22,6 +22,7 @@ from clipsearch_ui import filters
 from clipsearch_ui.asking import Asked, Results, Sort, answer, like, load, parse, without_term
 from clipsearch_ui.components import grid, tools
 from clipsearch_ui.guard import trouble
+from clipsearch_ui.library_page import show_run
 from clipsearch_ui.photo import show_open_photo
 from clipsearch_ui.state import (
     Opened,
@@ -45,6 +46,8 @@ def show() -> None:
     opened = current()
     query = _box(opened)
     show_notice()
+    if opened.run is not None and opened.run.running:
+        show_run()
     chosen = filters.read()
     try:
         tree = _folders(opened)

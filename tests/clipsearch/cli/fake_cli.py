@@ -1,7 +1,7 @@
 """The command line with the encoder of `fakes` in the place of a model, so that it starts without torch.
 
 With FAKE_PAUSE, the seconds that a batch takes, it says `embedded` on standard error before each; FAKE_COMMIT
-are the seconds between commits. `--serve` does the commands that come on standard input, and decodes by itself.
+are the seconds between commits. `--serve` does the commands that come on standard input, decoding by itself.
 """
 
 import json

@@ -120,7 +120,7 @@ def read_only(library):
 
 def test_a_read_only_library_answers_and_says_why_it_is_not_written(read_only):
     assert "photos/red.png" in read_only("query", "red").stdout
-    for command in (["index"], ["prune"], ["compact"]):
+    for command in (["index"], ["prune"]):
         assert "read-only" in read_only.error(*command, code=9).lower()
 
 
