@@ -2,9 +2,9 @@
 
     python benchmarks/ingest.py PHOTOS [--model NAME] [--rclip PATH/TO/rclip] [--runs 3]
 
-Without --model: random weights in the sizes of ViT-B-32-256, in this library and (exported to ONNX) in rclip 3.3,
-so that both do the same work. The bound is cores / (CPU seconds of decode + encode an image), each measured alone
-on the same photos. Runs are interleaved; medians are printed.
+Without --model: random weights in the sizes of ViT-B-32-256, here and (exported to ONNX) in rclip 3.3, so
+that both do the same work. The bound is cores / (CPU seconds of decode + encode an image), each measured
+alone on the same photos. Runs are interleaved; medians are printed.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def decode_cost(files: list[bytes], preprocess: Preprocess) -> float:
         try:
             preprocess.pixels(decode(Path(os.fsdecode(path)), cover=preprocess.size)[0])
             done += 1
-        except Exception:  # noqa: S112 - the photos that fail are not what is measured
+        except Exception:  # photos that fail are not what is measured
             continue
     return (time.process_time() - started) / max(1, done)
 
@@ -78,7 +78,18 @@ def run_ours(photos: Path, model: str, scratch: Path) -> dict[str, float]:
     """One `clipsearch index` into a new library."""
     library = scratch / "library"
     shutil.rmtree(library, ignore_errors=True)
-    command = [sys.executable, "-m", "clipsearch", "index", str(photos), "-l", str(library), "-m", model, "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "clipsearch",
+        "index",
+        str(photos),
+        "-l",
+        str(library),
+        "-m",
+        model,
+        "--json",
+    ]
     started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, check=False)
     wall = time.perf_counter() - started
@@ -130,7 +141,9 @@ def run_rclip(executable: str, photos: Path, data: Path, count: int) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("photos", type=Path)
     parser.add_argument("--model")
     parser.add_argument("--rclip", help="rclip's executable, in an environment of its own")
@@ -147,7 +160,10 @@ def main() -> None:
         cores = len(os.sched_getaffinity(0))
         bound = cores / (decoding + encoding)
         print(f"{len(files)} files, {cores} cores, model {encoder.name}, {encoder.preprocess.size} px")
-        print(f"CPU ms an image: decode {decoding * 1000:.1f}, encode {encoding * 1000:.1f}; bound {bound:.1f} img/s")
+        print(
+            f"CPU ms an image: decode {decoding * 1000:.1f}, encode {encoding * 1000:.1f}; "
+            f"bound {bound:.1f} img/s"
+        )
         peers = []
         if arguments.rclip and weights is not None:
             prepare_rclip(weights, scratch / "rclip")

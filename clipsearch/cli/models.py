@@ -40,9 +40,10 @@ def list_models(as_json: JsonOption = False) -> None:
                 note = "bundled, works offline" if name == zoo.BUNDLED else "on this machine"
                 typer.echo(f"* {name:<17} {note}")
         for entry, row in zip(zoo.RELEASES, rows, strict=True):
+            mark = "*" if row["installed"] else " "
             note = " (recommended)" if entry is zoo.RECOMMENDED else ""
             typer.echo(
-                f"{'*' if row['installed'] else ' '} {entry.name:<17} {entry.imagenet:>4}% ImageNet zero-shot, "
+                f"{mark} {entry.name:<17} {entry.imagenet:>4}% ImageNet zero-shot, "
                 f"{entry.parameters:>3} M parameters, {entry.edge} px{note}"
             )
     say("\n* on this machine; `clipsearch models pull NAME` fetches another (NAME may be hf-hub:owner/name).")

@@ -15,8 +15,9 @@ from pathlib import Path
 DEMO = Path("demo")
 PACKAGED = {
     "skimage/data": (
-        "astronaut.png", "camera.png", "chelsea.png", "clock_motion.png", "coffee.png", "coins.png", "grass.png",
-        "hubble_deep_field.jpg", "moon.png", "motorcycle_left.png", "page.png", "retina.jpg", "rocket.jpg",
+        "astronaut.png", "camera.png", "chelsea.png", "clock_motion.png", "coffee.png", "coins.png",
+        "grass.png", "hubble_deep_field.jpg", "moon.png", "motorcycle_left.png",
+        "page.png", "retina.jpg", "rocket.jpg",
     ),
     "sklearn/datasets/images": ("china.jpg", "flower.jpg"),
 }  # fmt: skip

@@ -12,5 +12,6 @@ from clipsearch_ui.server import serve
 
 if __name__ == "__main__":
     os.environ["CLIPSEARCH_LIBRARY"] = sys.argv[1]
-    colours.install()
+    if "CLIPSEARCH_REAL_MODEL" not in os.environ:
+        colours.install()
     serve(int(sys.argv[2]), browser=False)

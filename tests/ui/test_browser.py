@@ -66,7 +66,7 @@ def serve(library: Path, log: Path) -> Iterator[str]:
             [sys.executable, str(script), str(library), str(port)], stdout=output, stderr=subprocess.STDOUT
         )
         try:
-            for _ in range(300):
+            for _ in range(900):
                 assert process.poll() is None, log.read_text()
                 try:
                     with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=1):

@@ -73,7 +73,7 @@ class Opened:
         self.thumbnails = Thumbnails(library.thumbs, decoders)
         self.searches = Searches(library.path)
         self.run: IndexRun | None = None
-        self.answers: Recent[object] = Recent(64)
+        self.answers: Recent[object] = Recent(24)
         self._seen: Recent[tuple[bytes, tuple[bytes, ...]]] = Recent(20_000)
         self._model_lock = threading.Lock()
         self._warmed = False

@@ -1,0 +1,105 @@
+"""Make the pictures of docs/ui.md: ``python tests/ui/screenshots.py [--model NAME]``.
+
+They show the photographs that scikit-image and scikit-learn bring along, and nothing else. Without a model on
+this machine the one of `colours` answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import colours
+from playwright.sync_api import Page, sync_playwright
+from test_browser import ARGUMENTS, CHROMIUM, TILE, serve
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "images"
+PHOTOS = (
+    "skimage/data/astronaut.png",
+    "skimage/data/brick.png",
+    "skimage/data/camera.png",
+    "skimage/data/cell.png",
+    "skimage/data/chelsea.png",
+    "skimage/data/coffee.png",
+    "skimage/data/coins.png",
+    "skimage/data/color.png",
+    "skimage/data/grass.png",
+    "skimage/data/gravel.png",
+    "skimage/data/hubble_deep_field.jpg",
+    "skimage/data/ihc.png",
+    "skimage/data/moon.png",
+    "skimage/data/motorcycle_left.png",
+    "skimage/data/motorcycle_right.png",
+    "skimage/data/page.png",
+    "skimage/data/retina.jpg",
+    "skimage/data/rocket.jpg",
+    "skimage/data/text.png",
+    "sklearn/datasets/images/china.jpg",
+    "sklearn/datasets/images/flower.jpg",
+)
+
+
+def collect(folder: Path) -> Path:
+    """Copy the packaged photographs to `folder`, without their packages' dates."""
+    for place in PHOTOS:
+        package, _, rest = place.partition("/")
+        found = find_spec(package)
+        assert found is not None
+        assert found.origin is not None
+        target = folder / ("textures" if Path(place).stem in ("brick", "grass", "gravel") else "photos")
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(Path(found.origin).parent / rest, target / Path(place).name)
+    return folder
+
+
+def shoot(page: Page, address: str, words: str, like: str) -> None:
+    page.goto(f"{address}/?q={words.replace(' ', '+')}")
+    page.set_default_timeout(90_000)
+    page.locator(f"{TILE} img.there").nth(8).wait_for()
+    page.wait_for_timeout(1500)
+    page.screenshot(path=DOCS / "ui-search.png")
+    page.get_by_role("button", name=f"Open {like}").click()
+    page.locator("[role=dialog] .frame img").wait_for()
+    page.wait_for_timeout(2000)
+    page.screenshot(path=DOCS / "ui-photo.png")
+    page.goto(f"{address}/library")
+    page.get_by_text("Models on this machine").wait_for()
+    page.wait_for_timeout(1500)
+    page.screenshot(path=DOCS / "ui-library.png")
+
+
+def main() -> None:
+    """Make all three."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", help="a model on this machine; else the colours of the tests")
+    parser.add_argument("--words", default="orange", help="what is asked for")
+    parser.add_argument("--photo", default="chelsea.png", help="which photo is opened")
+    given = parser.parse_args()
+    DOCS.mkdir(parents=True, exist_ok=True)
+    if given.model is None:
+        colours.install()
+    else:
+        os.environ["CLIPSEARCH_REAL_MODEL"] = "1"
+    from clipsearch.api import Library
+
+    with tempfile.TemporaryDirectory(prefix="photos-") as name:
+        place = Path(name)
+        with Library.open(place / "library", create=True) as library:
+            library.index([collect(place / "Pictures")], model=given.model)
+        for address in serve(place / "library", place / "log"):
+            with sync_playwright() as playwright:
+                browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+                page = browser.new_page(viewport={"width": 1280, "height": 800})
+                shoot(page, address, given.words, given.photo)
+                browser.close()
+
+
+if __name__ == "__main__":
+    main()
