@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from clipsearch.errors import ModelInvalid
+from clipsearch.model import ClipConfig
 
 Tensors = Mapping[str, Tensor]
 TRUNK = "mobilenet_edgetpu_100"
@@ -155,6 +156,38 @@ def hugging_face_settings(config: Mapping[str, Any], preprocessor: Mapping[str, 
         },
         "preprocess_cfg": {key: value for key, value in preprocess.items() if value is not None},
     }
+
+
+def model_cfg(config: ClipConfig) -> dict[str, Any]:
+    """OpenCLIP's `model_cfg` of a model."""
+    vision, text = config.vision, config.text
+    vision_cfg: dict[str, Any] = {"image_size": vision.image_size}
+    if vision.trunk is not None:
+        vision_cfg |= {
+            "timm_model_name": vision.trunk,
+            "timm_model_pretrained": False,
+            "timm_pool": "avg",
+            "timm_proj": vision.trunk_proj,
+        }
+    elif isinstance(vision.layers, tuple):
+        vision_cfg |= {"layers": list(vision.layers), "width": vision.width, "patch_size": None}
+    else:
+        vision_cfg |= {"layers": vision.layers, "width": vision.width, "patch_size": vision.patch_size}
+    if vision.trunk is None and vision.head_width != 64:
+        vision_cfg["head_width"] = vision.head_width
+    text_cfg: dict[str, Any] = {
+        "context_length": text.context_length,
+        "vocab_size": text.vocab_size,
+        # OpenCLIP reads the folder's own tokenizer where this is set.
+        "hf_tokenizer_name": ".",
+        "width": text.width,
+        "heads": text.heads,
+        "layers": text.layers,
+    }
+    cfg: dict[str, Any] = {"embed_dim": config.embed_dim, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
+    if config.quick_gelu:
+        cfg["quick_gelu"] = True
+    return cfg
 
 
 _HF_QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")

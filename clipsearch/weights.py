@@ -31,6 +31,7 @@ from clipsearch.layouts import (
     from_hugging_face,
     hugging_face_settings,
     is_hugging_face,
+    model_cfg,
     refuse_unsupported,
     strip_prefixes,
     table,
@@ -75,8 +76,7 @@ def load_folder(folder: Path) -> LoadedModel:
     tensors = read_tensors(weights)
     with _as_invalid(f"{weights.parent} is not a CLIP model that clipsearch can read"):
         settings = _settings(weights)
-        model_cfg = None if settings is None else table(settings, "model_cfg")
-        model = build(tensors, model_cfg)
+        model = build(tensors, None if settings is None else table(settings, "model_cfg"))
         preprocess = _preprocess(table(settings or {}, "preprocess_cfg"), model.config.vision.image_size)
     tokenizer = _find_tokenizer(weights.parent, model.config.text)
     return LoadedModel(model, preprocess, tokenizer, _fingerprint(weights, preprocess, model.config))
@@ -96,17 +96,17 @@ def _settings(weights: Path) -> dict[str, Any] | None:
     return None
 
 
-def build(tensors: Tensors, model_cfg: Mapping[str, Any] | None) -> Clip:
+def build(tensors: Tensors, asked: Mapping[str, Any] | None) -> Clip:
     """A model with the given tensors, in any layout, in evaluation mode and single precision.
 
-    `model_cfg` is OpenCLIP's; None means "as OpenAI's own weights", whose layout carries no config.
+    `asked` is OpenCLIP's `model_cfg`; None means "as OpenAI's own weights", whose layout carries no config.
     Raises ModelInvalid when tensors are missing, left over or of the wrong shape.
     """
-    refuse_unsupported(tensors, model_cfg or {})
+    refuse_unsupported(tensors, asked or {})
     tensors = strip_prefixes(tensors)
     if is_hugging_face(tensors):
         tensors = from_hugging_face(tensors)
-    config = infer_config(tensors, model_cfg)
+    config = infer_config(tensors, asked)
     with torch.device("meta"):
         model = Clip(config)
     _check_tensors(model, tensors)
@@ -138,9 +138,9 @@ def _check_tensors(model: Clip, tensors: Tensors) -> None:
         raise ModelInvalid(f"These weights are not a CLIP model that clipsearch knows: {'; '.join(told)}.")
 
 
-def infer_config(tensors: Tensors, model_cfg: Mapping[str, Any] | None) -> ClipConfig:
+def infer_config(tensors: Tensors, asked: Mapping[str, Any] | None) -> ClipConfig:
     """Sizes from the tensors' shapes, the rest from OpenCLIP's `model_cfg`. Raises ModelInvalid."""
-    text_cfg, vision_cfg = table(model_cfg or {}, "text_cfg"), table(model_cfg or {}, "vision_cfg")
+    text_cfg, vision_cfg = table(asked or {}, "text_cfg"), table(asked or {}, "vision_cfg")
     context_length, width = _shape(tensors, "positional_embedding", 2)
     text = TextConfig(
         context_length=context_length,
@@ -155,7 +155,7 @@ def infer_config(tensors: Tensors, model_cfg: Mapping[str, Any] | None) -> ClipC
         embed_dim=_shape(tensors, "text_projection", 2)[1],
         vision=_infer_vision(tensors, vision_cfg),
         text=text,
-        quick_gelu=True if model_cfg is None else bool(model_cfg.get("quick_gelu", False)),
+        quick_gelu=True if asked is None else bool(asked.get("quick_gelu", False)),
     )
 
 
@@ -330,35 +330,3 @@ def _stored(tensor: Tensor, half: bool) -> Tensor:
     if not half or not tensor.is_floating_point() or tensor.abs().amax() > torch.finfo(torch.float16).max:
         return tensor
     return tensor.half()
-
-
-def model_cfg(config: ClipConfig) -> dict[str, Any]:
-    """OpenCLIP's `model_cfg` of a model."""
-    vision, text = config.vision, config.text
-    vision_cfg: dict[str, Any] = {"image_size": vision.image_size}
-    if vision.trunk is not None:
-        vision_cfg |= {
-            "timm_model_name": vision.trunk,
-            "timm_model_pretrained": False,
-            "timm_pool": "avg",
-            "timm_proj": vision.trunk_proj,
-        }
-    elif isinstance(vision.layers, tuple):
-        vision_cfg |= {"layers": list(vision.layers), "width": vision.width, "patch_size": None}
-    else:
-        vision_cfg |= {"layers": vision.layers, "width": vision.width, "patch_size": vision.patch_size}
-    if vision.trunk is None and vision.head_width != 64:
-        vision_cfg["head_width"] = vision.head_width
-    text_cfg: dict[str, Any] = {
-        "context_length": text.context_length,
-        "vocab_size": text.vocab_size,
-        # OpenCLIP reads the folder's own tokenizer where this is set.
-        "hf_tokenizer_name": ".",
-        "width": text.width,
-        "heads": text.heads,
-        "layers": text.layers,
-    }
-    cfg: dict[str, Any] = {"embed_dim": config.embed_dim, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
-    if config.quick_gelu:
-        cfg["quick_gelu"] = True
-    return cfg

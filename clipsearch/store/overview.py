@@ -54,7 +54,8 @@ class Overview:
         places = np.searchsorted(self.slots, slots)
         places = np.minimum(places, max(0, len(self.slots) - 1))
         known = self.slots[places] == slots if len(self.slots) else np.zeros(len(slots), bool)
-        return places[known]
+        rows: Ints = places[known]
+        return rows
 
     def folder_counts(self, rows: Ints) -> dict[bytes, int]:
         """How many of `rows` lie right in each folder, by path."""

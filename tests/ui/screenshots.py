@@ -7,6 +7,7 @@ this machine the one of `colours` answers.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import shutil
 import sys
@@ -17,7 +18,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import colours
-from playwright.sync_api import Page, sync_playwright
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
 from test_browser import ARGUMENTS, CHROMIUM, TILE, serve
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "images"
@@ -59,20 +61,36 @@ def collect(folder: Path) -> Path:
     return folder
 
 
-def shoot(page: Page, address: str, words: str, like: str) -> None:
+def shoot(browser: Browser, address: str, words: str, like: str) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.set_default_timeout(120_000)
     page.goto(f"{address}/?q={words.replace(' ', '+')}")
-    page.set_default_timeout(90_000)
-    page.locator(f"{TILE} img.there").nth(8).wait_for()
-    page.wait_for_timeout(1500)
-    page.screenshot(path=DOCS / "ui-search.png")
+    settle(page)
+    keep(page, "ui-search")
     page.get_by_role("button", name=f"Open {like}").click()
     page.locator("[role=dialog] .frame img").wait_for()
+    page.mouse.move(5, 5)
     page.wait_for_timeout(2000)
-    page.screenshot(path=DOCS / "ui-photo.png")
-    page.goto(f"{address}/library")
-    page.get_by_text("Models on this machine").wait_for()
-    page.wait_for_timeout(1500)
-    page.screenshot(path=DOCS / "ui-library.png")
+    keep(page, "ui-photo")
+    photo = page.evaluate("new URLSearchParams(location.search).get('photo')")
+    page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme="dark")
+    page.set_default_timeout(120_000)
+    page.goto(f"{address}/?q=photo:{photo}")
+    settle(page)
+    keep(page, "ui-like")
+
+
+def settle(page: Page) -> None:
+    """Wait until the pictures are there and nothing moves."""
+    page.locator(f"{TILE} img.there").nth(8).wait_for()
+    page.get_by_text("Show near-identical").wait_for()
+    page.wait_for_timeout(2000)
+
+
+def keep(page: Page, name: str) -> None:
+    """Write a screenshot with 256 colours, a third of the size."""
+    image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    image.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(DOCS / f"{name}.png", optimize=True)
 
 
 def main() -> None:
@@ -96,8 +114,7 @@ def main() -> None:
         for address in serve(place / "library", place / "log"):
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-                page = browser.new_page(viewport={"width": 1280, "height": 800})
-                shoot(page, address, given.words, given.photo)
+                shoot(browser, address, given.words, given.photo)
                 browser.close()
 
 

@@ -187,7 +187,10 @@ class Trainer:
             images_bank, texts_bank = self.targets.bank(weights.bank, rng)
             # Both sides of a comparison with the bank must be constant: a student that could move its own
             # key would leave the teachers' space, where nothing of the bank is near, and win for nothing.
-            spoken_of, images_of = self.targets.text([texts[k] for k in captioned])[1], self.targets.image(rows[chosen])
+            spoken_of, images_of = (
+                self.targets.text([texts[k] for k in captioned])[1],
+                self.targets.image(rows[chosen]),
+            )
             forth = bank_loss(image_NE[chosen], spoken_of, texts_bank, scale)
             back = bank_loss(own_NE[captioned], images_of, images_bank, scale)
             terms["bank"] = weights.contrastive * (forth + back) / 2
