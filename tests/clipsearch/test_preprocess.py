@@ -47,7 +47,8 @@ def test_extreme_shapes_give_the_same_but_for_rounding(size):
     assert found.shape == (64, 64, 3)
     difference = np.abs(found.astype(int) - wanted)
     assert difference.max() <= 4
-    assert difference.mean() < 0.2  # a shift by one pixel makes more than 1
+    shifted = np.abs(wanted[1:, 1:].astype(int) - wanted[:-1, :-1])  # by one pixel
+    assert difference.mean() < shifted.mean() / 4
 
 
 @pytest.mark.parametrize("size", [(1, 65_000), (65_000, 1)])

@@ -25,7 +25,7 @@ MIN_VOCABULARY = 514
 class Data:
     """Where samples come from; globs are relative to `--data`.
 
-    `weights` says how often a source is drawn relative to its size (1.0 when not named). `low_res` is the share
+    `weights` says how often a source is drawn relative to its size (1.0 if unnamed). `low_res` is the share
     of images that are first shrunk to 24–96 px, so that small and blurred pictures keep their meaning.
     `templates` make captions of labels. `limit` caps samples a shard and lines of text, to try things out.
     `min_crop` is the least share of the largest square that a random crop has.
