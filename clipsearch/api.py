@@ -276,7 +276,7 @@ class Library:
         """Build the approximate index now, whatever the size of the library, and say what it measured.
 
         OPQ + IVF-PQ with exact re-ranking, tuned on text and on image queries against exact search.
-        Raises UsageError for a library too small to train one (156 photos), LibraryLocked, StorageError.
+        Raises UsageError for a library too small to train one (256 photos), LibraryLocked, StorageError.
         """
         encoder = self.encoder
         with self._folder.snapshot() as photos:

@@ -29,8 +29,8 @@ KINDS: tuple[Kind, ...] = ("text", "image")
 Progress = Callable[[str, int, int], None]
 """Called with the stage ("sample", "rotation", "lists" or "add"), what is done, and of how much."""
 
-MIN_ROWS = 39 * 4
-"""Fewest rows an index is built on: FAISS wants 39 a centroid."""
+MIN_ROWS = 256
+"""Fewest rows an index is built on: the quantiser learns 256 centroids for each byte of a code."""
 ROWS_PER_ADD = 32_768
 PQ_SAMPLE = 65_536
 """256 rows for each of the 256 entries of a codebook: beyond it FAISS samples down itself."""

@@ -21,8 +21,7 @@ def gallery(opened: Opened, slots: Sequence[int], *, key: str, label: str, row: 
     if pages > 1:
         if int(st.session_state.get(f"{key}_page") or 1) > pages:
             st.session_state[f"{key}_page"] = 1
-        with st.container(horizontal=True, horizontal_alignment="center"):
-            number = st.pagination(pages, key=f"{key}_page", on_change=close_photo)
+        number = st.pagination(pages, key=f"{key}_page", on_change=close_photo, width="stretch")
     photos = load(opened, slots[(number - 1) * PAGE : number * PAGE])
     st.session_state["shown"] = [photo.image_id for photo in photos]
     st.session_state["alike"] = {}

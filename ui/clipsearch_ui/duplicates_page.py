@@ -42,8 +42,7 @@ def show() -> None:
     place = st.container()
     number = 1
     if pages > 1:
-        with st.container(horizontal=True, horizontal_alignment="center"):
-            number = st.pagination(pages, key="duplicates_page")
+        number = st.pagination(pages, key="duplicates_page", width="stretch")
     shown: list[int] = []
     with place:
         for at, group in enumerate(groups[(number - 1) * GROUPS : number * GROUPS]):

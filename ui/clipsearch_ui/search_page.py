@@ -248,8 +248,7 @@ def _page(opened: Opened, results: Results, *, scores: bool) -> None:
     if pages > 1:
         if int(st.session_state.get("page") or 1) > pages:
             st.session_state["page"] = 1
-        with st.container(horizontal=True, horizontal_alignment="center"):
-            number = st.pagination(pages, key="page", bind="query-params", on_change=close_photo)
+        number = st.pagination(pages, key="page", bind="query-params", on_change=close_photo, width="stretch")
     groups = results.page(number, PAGE)
     photos = load(opened, [int(group[0]) for group in groups])
     sizes = {int(group[0]): len(group) - 1 for group in groups}
