@@ -62,7 +62,7 @@ def collect(folder: Path) -> Path:
 
 
 def shoot(browser: Browser, address: str, words: str, like: str) -> None:
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page = browser.new_page(viewport={"width": 1120, "height": 680})
     page.set_default_timeout(120_000)
     page.goto(f"{address}/?q={words.replace(' ', '+')}")
     settle(page)
@@ -73,7 +73,7 @@ def shoot(browser: Browser, address: str, words: str, like: str) -> None:
     page.wait_for_timeout(2000)
     keep(page, "ui-photo")
     photo = page.evaluate("new URLSearchParams(location.search).get('photo')")
-    page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme="dark")
+    page = browser.new_page(viewport={"width": 1120, "height": 680}, color_scheme="dark")
     page.set_default_timeout(120_000)
     page.goto(f"{address}/?q=photo:{photo}")
     settle(page)
@@ -88,9 +88,9 @@ def settle(page: Page) -> None:
 
 
 def keep(page: Page, name: str) -> None:
-    """Write a screenshot with 256 colours, a third of the size."""
+    """Write a screenshot."""
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    image.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(DOCS / f"{name}.png", optimize=True)
+    image.save(DOCS / f"{name}.png", optimize=True)
 
 
 def main() -> None:

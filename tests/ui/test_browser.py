@@ -97,10 +97,11 @@ def address(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def open_page(
     browser: Browser, address: str, *, width: int = 1280, height: int = 860, dark: bool = False
 ) -> Page:
-    context = browser.new_context(
-        viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
-    )
+    # One context for all pages: what the browser has fetched once it keeps.
+    context = browser.contexts[0] if browser.contexts else browser.new_context()
     page = context.new_page()
+    page.set_viewport_size({"width": width, "height": height})
+    page.emulate_media(color_scheme="dark" if dark else "light")
     page.set_default_timeout(SECONDS)
     outside: list[str] = []
     page.on(
@@ -123,7 +124,7 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
     expect(page.locator(TILE).first).to_be_visible()
     yield page
     assert page.outside == []  # type: ignore[attr-defined]
-    page.context.close()
+    page.close()
 
 
 def ask(page: Page, words: str) -> None:
@@ -288,7 +289,7 @@ def test_looks(browser: Browser, address: str, name: str, width: int, dark: bool
     page.locator(TILE).first.click()
     expect(page.get_by_role("dialog").locator(".frame img")).to_be_visible()
     shot(page, f"{name}-photo")
-    page.context.close()
+    page.close()
 
 
 def test_first_run_indexing_and_a_deleted_file(browser: Browser, folder: Path, tmp_path: Path) -> None:
@@ -307,4 +308,4 @@ def test_first_run_indexing_and_a_deleted_file(browser: Browser, folder: Path, t
         shutil.rmtree(mine)
         page.goto(server)
         expect(page.get_by_text("This file is not there now").first).to_be_visible()
-        page.context.close()
+        page.close()
