@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageOps
 
 from clipsearch.errors import ImageError, ModelInvalid, UsageError
