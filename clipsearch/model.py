@@ -65,6 +65,30 @@ class ClipConfig:
     quick_gelu: bool = False
 
 
+def _normal_(tensor: Tensor, std: float) -> None:
+    """Fill with normal noise, unless the tensor has no memory.
+
+    Models are built on the meta device to be loaded; there, `normal_` would import PyTorch's compiler, two
+    seconds of a query's time.
+    """
+    if not tensor.is_meta:
+        nn.init.normal_(tensor, std=std)
+
+
+def _normal(std: float, *shape: int) -> nn.Parameter:
+    parameter = nn.Parameter(torch.empty(shape))
+    _normal_(parameter, std)
+    return parameter
+
+
+class TokenEmbedding(nn.Embedding):
+    """An embedding that starts as CLIP's."""
+
+    def reset_parameters(self) -> None:
+        """Normal noise of 0.02."""
+        _normal_(self.weight, 0.02)
+
+
 class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x), the approximation of GELU in OpenAI's weights."""
 
@@ -148,10 +172,10 @@ class Transformer(nn.Module):
             assert isinstance(block, Block)
             width = block.attn.out_proj.in_features
             proj_std = width**-0.5 * (2 * len(self.resblocks)) ** -0.5
-            nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
-            nn.init.normal_(block.attn.out_proj.weight, std=proj_std)
-            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
-            nn.init.normal_(block.mlp.c_proj.weight, std=proj_std)
+            _normal_(block.attn.in_proj_weight, std=width**-0.5)
+            _normal_(block.attn.out_proj.weight, std=proj_std)
+            _normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
+            _normal_(block.mlp.c_proj.weight, std=proj_std)
             for linear in (block.attn.out_proj, block.mlp.c_fc, block.mlp.c_proj):
                 nn.init.zeros_(linear.bias)
 
@@ -165,13 +189,13 @@ class VisionTransformer(nn.Module):
         assert config.patch_size is not None
         width, grid = config.width, config.image_size // config.patch_size
         self.conv1 = nn.Conv2d(3, width, config.patch_size, stride=config.patch_size, bias=False)
-        self.class_embedding = nn.Parameter(width**-0.5 * torch.randn(width))
-        self.positional_embedding = nn.Parameter(width**-0.5 * torch.randn(grid * grid + 1, width))
+        self.class_embedding = _normal(width**-0.5, width)
+        self.positional_embedding = _normal(width**-0.5, grid * grid + 1, width)
         self.ln_pre = nn.LayerNorm(width)
         self.transformer = Transformer(width, config.layers, width // config.head_width, act)
         self.transformer.init_weights()
         self.ln_post = nn.LayerNorm(width)
-        self.proj = nn.Parameter(width**-0.5 * torch.randn(width, embed_dim))
+        self.proj = _normal(width**-0.5, width, embed_dim)
 
     def forward(self, image_NCYX: Tensor) -> Tensor:
         """(N, 3, Y, X) -> (N, E)."""
@@ -230,7 +254,7 @@ class AttentionPool2d(nn.Module):
     def __init__(self, grid: int, width: int, heads: int, embed_dim: int) -> None:
         super().__init__()
         self.heads = heads
-        self.positional_embedding = nn.Parameter(torch.randn(grid * grid + 1, width) / width**0.5)
+        self.positional_embedding = _normal(width**-0.5, grid * grid + 1, width)
         self.q_proj = nn.Linear(width, width)
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
@@ -285,7 +309,7 @@ class ModifiedResNet(nn.Module):
             self.attnpool.v_proj,
             self.attnpool.c_proj,
         ):
-            nn.init.normal_(linear.weight, std=width**-0.5)
+            _normal_(linear.weight, std=width**-0.5)
         for module in self.modules():
             if isinstance(module, Bottleneck):
                 nn.init.zeros_(module.bn3.weight)
@@ -315,12 +339,11 @@ class Clip(nn.Module):
         act: Callable[[], nn.Module] = QuickGELU if config.quick_gelu else nn.GELU
         self.visual = _image_tower(config, act)
         self.transformer = Transformer(text.width, text.layers, text.heads, act)
-        self.token_embedding = nn.Embedding(text.vocab_size, text.width)
-        self.positional_embedding = nn.Parameter(0.01 * torch.randn(text.context_length, text.width))
+        self.token_embedding = TokenEmbedding(text.vocab_size, text.width)
+        self.positional_embedding = _normal(0.01, text.context_length, text.width)
         self.ln_final = nn.LayerNorm(text.width)
-        self.text_projection = nn.Parameter(text.width**-0.5 * torch.randn(text.width, config.embed_dim))
+        self.text_projection = _normal(text.width**-0.5, text.width, config.embed_dim)
         self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
-        nn.init.normal_(self.token_embedding.weight, std=0.02)
         self.transformer.init_weights()
 
     def encode_image(self, image_NCYX: Tensor) -> Tensor:
