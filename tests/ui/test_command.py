@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from clipsearch.cli.main import app
+from clipsearch.errors import MissingExtra
+
+
+def test_without_streamlit_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "streamlit", None)
+    result = CliRunner().invoke(app, ["ui"])
+    assert isinstance(result.exception, MissingExtra)
+    assert "pip install 'clipsearch[ui]'" in str(result.exception)
+
+
+def test_it_serves_the_library_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from clipsearch_ui import server
+
+    monkeypatch.setenv("CLIPSEARCH_LIBRARY", "elsewhere")
+    asked: list[tuple[int | None, bool]] = []
+    monkeypatch.setattr(server, "serve", lambda port, *, browser: asked.append((port, browser)))
+    result = CliRunner().invoke(app, ["ui", "-l", str(tmp_path), "--port", "9999", "--no-browser"])
+    assert result.exit_code == 0, result.output
+    assert asked == [(9999, False)]
+    assert os.environ["CLIPSEARCH_LIBRARY"] == str(tmp_path)
