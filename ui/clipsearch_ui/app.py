@@ -18,7 +18,8 @@ st.html("""<style>
 @media (max-width: 640px) {
   .stMainBlockContainer { padding: 3.8rem 0.8rem 2rem; }
   .st-key-ask { flex-wrap: nowrap; gap: 0.5rem; }
-  .st-key-ask > div:first-child { min-width: 0; }
+  .st-key-ask > div:first-child { min-width: 0; flex: 1 1 0; }
+  .st-key-ask > div:has(> .st-key-pick) { flex: 0 0 3rem; min-width: 0; }
   .st-key-pick { width: 3rem; }
   .st-key-searches p, .st-key-steps kbd { display: none; }
 }
