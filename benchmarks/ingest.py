@@ -167,7 +167,7 @@ def main() -> None:
         peers = []
         if arguments.rclip and weights is not None:
             prepare_rclip(weights, scratch / "rclip")
-            target = scratch / "rclip" / RCLIP_MODEL / "tokenizer"
+            target = scratch / "rclip" / "tokenizer"
             target.mkdir()
             shutil.copy(arguments.vocabulary, target / "bpe_simple_vocab_16e6.txt.gz")
         ours = []
