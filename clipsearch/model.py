@@ -201,7 +201,7 @@ class VisionTransformer(nn.Module):
         """(N, 3, Y, X) -> (N, E)."""
         x_NDYX = self.conv1(image_NCYX)
         x_NGD = x_NDYX.flatten(2).transpose(1, 2)
-        cls_N1D = self.class_embedding.to(x_NGD.dtype).expand(len(x_NGD), 1, -1)
+        cls_N1D = self.class_embedding.to(x_NGD.dtype).expand(x_NGD.shape[0], 1, -1)
         x_NLD = torch.cat([cls_N1D, x_NGD], dim=1) + self.positional_embedding.to(x_NGD.dtype)
         x_NLD = self.transformer(self.ln_pre(x_NLD))
         out: Tensor = self.ln_post(x_NLD[:, 0]) @ self.proj
