@@ -66,13 +66,18 @@ def test_a_signal_leaves_a_checkpoint(
 ) -> None:
     recipe.write_text(RECIPE.replace("steps = 6", "steps = 1000000"))
     out = tmp_path / "out"
-    command = [*COMMAND, "train", str(recipe), "--data", str(colours), "--out", str(out)]
+    # A shell starts what runs behind its back with SIGINT ignored, and children inherit that.
+    listening = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {COMMAND[2]}"
+    command = [*COMMAND[:2], listening, "train", str(recipe), "--data", str(colours), "--out", str(out)]
+    log = out / "log.csv"
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        log = out / "log.csv"
-        while process.poll() is None and not (log.is_file() and log.read_text().count("\n") > 3):
-            time.sleep(0.02)
-        process.send_signal(sent)
-        _, errors = process.communicate(timeout=120)
+        try:
+            while process.poll() is None and not (log.is_file() and log.read_text().count("\n") > 3):
+                time.sleep(0.02)
+            process.send_signal(sent)
+            _, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()
     assert process.returncode == code, errors
     assert "Traceback" not in errors
     state = torch.load(out / "checkpoint.pt", weights_only=True)
@@ -127,7 +132,7 @@ def test_mini_smoke(shared: Path, tmp_path: Path) -> None:
     ("name", "layers"), [("vit-b32-paper", 1), ("rn50-paper", (1, 1, 1, 1))], ids=["vit", "resnet"]
 )
 def test_paper_recipes_run(colours: Path, tmp_path: Path, name: str, layers: object) -> None:
-    """`--smoke` of these trains 100 to 150 million weights; here the towers have one layer each."""
+    """`--smoke` of these trains 100 to 150 million weights; here the towers are shallow and see 64 px."""
     from clipsearch_train.recipe import load_recipe
     from clipsearch_train.run import Trainer
 
