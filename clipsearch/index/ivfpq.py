@@ -170,7 +170,9 @@ def build(
     vectors = slot_matrix(vectors)
     n, dim = vectors.shape
     if n < MIN_ROWS:
-        raise UsageError(f"an index needs at least {MIN_ROWS} vectors, and there are {n}; exact search it is")
+        raise UsageError(
+            f"An index needs at least {MIN_ROWS} vectors, and there are {n}: exact search answers at once."
+        )
     params = (params or IvfPqParams()).resolved(n, dim)
     report = progress or (lambda stage, done, total: None)
     sample = _sample(vectors, params, seed)

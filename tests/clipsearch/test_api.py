@@ -197,7 +197,7 @@ def test_the_index_on_demand_survives_a_compaction(tmp_path):
 
 
 def test_too_few_photos_for_an_index_is_a_sentence(library):
-    with pytest.raises(UsageError, match="156"):
+    with pytest.raises(UsageError, match="256"):
         library.build_index()
 
 
