@@ -79,19 +79,20 @@ def evaluate(
 
 
 @contextmanager
-def _stages() -> Iterator[Callable[[str, int, int], None]]:
+def _stages() -> Iterator[Callable[..., None]]:
     """A bar for each stage of a run; where there is no terminal, a line now and then."""
     with progress_bar("steps") as bar:
         tasks: dict[str, tuple[object, float]] = {}
         said: dict[str, float] = {}
         quiet = not sys.stderr.isatty()
 
-        def report(stage: str, done: int, total: int) -> None:
+        def report(stage: str, done: int, total: int, detail: str = "") -> None:
             now = time.monotonic()
             if stage not in tasks:
                 tasks[stage], said[stage] = (bar.add_task(stage, total=total, rate=""), now), now
             task, started = tasks[stage]
             rate = f"{done / (now - started):.1f}/s" if now - started > 1 else ""
+            rate = f"{rate} {detail}".strip()
             bar.update(task, completed=done, total=total, rate=rate)  # type: ignore[arg-type]
             if quiet and (done >= total or now - said[stage] > _SECONDS_BETWEEN_LINES):
                 said[stage] = now

@@ -27,7 +27,7 @@ def quiet(*_: object) -> None:
 
 
 def run(recipe: Any, data: Path, out: Path, stop_after: int | None = None) -> Trainer:
-    def report(stage: str, done: int, total: int) -> None:
+    def report(stage: str, done: int, total: int, detail: str = "") -> None:
         if stage == "training" and done == stop_after:
             raise KeyboardInterrupt
 
@@ -105,11 +105,11 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_weights(
     colours: Path, tmp_path: Path, make_recipe: Callable[..., Any], where: str
 ) -> None:
     trainer = Trainer(make_recipe(), colours, tmp_path / "out", quiet)
-    plain = trainer._loss_terms
+    plain = trainer.objective.terms
 
-    def broken(batch: Any) -> dict[str, torch.Tensor]:
-        terms = plain(batch)
-        if trainer.step == 3:
+    def broken(model: Any, batch: Any, step: int) -> dict[str, torch.Tensor]:
+        terms = plain(model, batch, step)
+        if step == 3:
             factor = {"loss": torch.nan, "gradient": 1e38, "batch norm": torch.nan}[where]
             terms["contrastive"] = terms["contrastive"] * factor
             if where == "gradient":
@@ -120,7 +120,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_weights(
                 trainer.model.logit_scale.data.fill_(torch.nan)  # what a forward pass alone can spoil
         return terms
 
-    trainer._loss_terms = broken  # type: ignore[method-assign]
+    trainer.objective.terms = broken  # type: ignore[method-assign]
     if where == "batch norm":
         trainer.save()
     with pytest.raises(TrainingError, match=r"at step 3; the last good weights are kept in .*checkpoint"):

@@ -3,40 +3,38 @@
 from __future__ import annotations
 
 import copy
-import csv
-import dataclasses
-import io
-import json
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipsearch import __version__
-from clipsearch.durable import make_directory, replace, storage_errors
+from clipsearch.durable import make_directory
 from clipsearch.errors import StorageError, TrainingError, UsageError
 from clipsearch.model import Clip
 from clipsearch.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
 from clipsearch.tokenizer import ClipTokenizer
 from clipsearch.weights import save_folder
 from clipsearch_train import recipe as recipes
-from clipsearch_train.batches import Batch, BatchSource
+from clipsearch_train.batches import BatchSource
 from clipsearch_train.card import Results, write_card
 from clipsearch_train.checkpoint import load_checkpoint, save_checkpoint
 from clipsearch_train.data import Sample, ShardReport, find_shards, read_shards
-from clipsearch_train.loss import bank_loss, caption_groups, contrastive_loss, cosine_distance
 from clipsearch_train.optimiser import WeightAverage, make_optimiser, set_rates
+from clipsearch_train.record import Record
+from clipsearch_train.step import Objective
 from clipsearch_train.targets import Targets, prepare_targets
 from clipsearch_train.validation import Validation
 
-Report = Callable[[str, int, int], None]
 CHECKPOINT = "checkpoint.pt"
-_LOG = ("step", "contrastive", "image", "text", "bank", "logit_scale", "steps_per_s")
+
+
+class Report(Protocol):
+    """Hears how far a stage of a run is: its name, steps done, steps in all, and a word more."""
+
+    def __call__(self, stage: str, done: int, total: int, detail: str = "", /) -> None: ...
 
 
 class Trainer:
@@ -66,7 +64,9 @@ class Trainer:
         self.model = self._model()
         self.optimiser = make_optimiser(self.model, recipe.optim)
         self.average = WeightAverage(self.model, recipe.optim.ema) if recipe.optim.ema else None
+        self.objective = Objective(recipe, self.preprocess, self.tokenizer, self.samples, self.targets)
         self.batches = BatchSource(self.samples, corpus, recipe)
+        self.record = Record(out)
         self.results: Results = {}
         self.step = 0
 
@@ -102,7 +102,7 @@ class Trainer:
         ends, also by KeyboardInterrupt, the checkpoint is of the last step whose weights were good.
         """
         self._resume()
-        self._record()
+        self.record.begin(self.recipe, self.step)
         try:
             self._run()
         except BaseException:
@@ -121,7 +121,9 @@ class Trainer:
         while self.step < steps:
             losses = self._train_step()
             self.step += 1
-            self._log(losses, (self.step - begun_at) / (time.monotonic() - started))
+            scale = float(self.model.logit_scale.detach().exp())
+            rate = (self.step - begun_at) / (time.monotonic() - started)
+            self.record.log({"step": self.step, **losses, "logit_scale": scale, "steps_per_s": rate})
             self.report("training", self.step, steps)
             if self.step % self.recipe.eval_every == 0 and self.step < steps:
                 self._evaluate()
@@ -134,7 +136,7 @@ class Trainer:
         if self.recipe.freeze_batch_norm:
             _freeze_batch_norm(self.model)
         set_rates(self.optimiser, self.step, self.recipe.optim)
-        terms = self._loss_terms(self.batches.get(self.step))
+        terms = self.objective.terms(self.model, self.batches.get(self.step), self.step)
         loss = torch.stack(list(terms.values())).sum()
         self._require_finite(loss, "loss")
         self.optimiser.zero_grad()
@@ -158,75 +160,6 @@ class Trainer:
     def _is_finite(self) -> bool:
         return all(bool(torch.isfinite(tensor).all()) for tensor in self.model.state_dict().values())
 
-    def _loss_terms(self, batch: Batch) -> dict[str, Tensor]:
-        weights, scale = self.recipe.loss, self.model.logit_scale.exp()
-        told = [row for row, text in enumerate(batch.texts) if text is not None]
-        texts = [str(batch.texts[row]) for row in told]
-        terms: dict[str, Tensor] = {}
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.optim.bf16):
-            images = self.model.encode_image(self.preprocess.normalise(batch.pixels))
-            # A batch of images alone still runs the text tower, for the shape of what follows.
-            spoken = self.model.encode_text(torch.from_numpy(self.tokenizer([*texts, *batch.extra] or [""])))
-        image_NE, text_ME = F.normalize(images.float(), dim=-1), F.normalize(spoken.float(), dim=-1)
-        own_NE = text_ME[: len(texts)]
-        if told:
-            loss = contrastive_loss(image_NE[told], own_NE, caption_groups(texts), scale)
-            terms["contrastive"] = weights.contrastive * loss
-        if self.targets is None:
-            return terms
-        rows = batch.rows
-        if weights.image_distill:
-            terms["image"] = weights.image_distill * cosine_distance(image_NE, self.targets.image(rows))
-        known, target = self.targets.text([*texts, *batch.extra])
-        if weights.text_distill and known:
-            terms["text"] = weights.text_distill * cosine_distance(text_ME[known], target)
-        captioned = [k for k, row in enumerate(told) if self.samples[rows[row]].captions]
-        if weights.bank and captioned:
-            chosen = [told[k] for k in captioned]
-            rng = np.random.default_rng([self.recipe.seed, self.step, 1])
-            images_bank, texts_bank = self.targets.bank(weights.bank, rng)
-            # Both sides of a comparison with the bank must be constant: a student that could move its own
-            # key would leave the teachers' space, where nothing of the bank is near, and win for nothing.
-            spoken_of, images_of = (
-                self.targets.text([texts[k] for k in captioned])[1],
-                self.targets.image(rows[chosen]),
-            )
-            forth = bank_loss(image_NE[chosen], spoken_of, texts_bank, scale)
-            back = bank_loss(own_NE[captioned], images_of, images_bank, scale)
-            terms["bank"] = weights.contrastive * (forth + back) / 2
-        return terms
-
-    def _log(self, losses: dict[str, float], rate: float) -> None:
-        row = {
-            "step": self.step,
-            **losses,
-            "logit_scale": float(self.model.logit_scale.detach().exp()),
-            "steps_per_s": rate,
-        }
-        path = self.out / "log.csv"
-        with storage_errors(path), path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, _LOG).writerow({key: round(value, 5) for key, value in row.items()})
-
-    def _record(self) -> None:
-        """Write down what runs here, and cut from the log the steps that the checkpoint has not seen."""
-        told = {
-            "clipsearch": __version__,
-            "torch": torch.__version__,
-            "resumed_at": self.step,
-            "recipe": dataclasses.asdict(self.recipe),
-        }
-        replace(self.out / "recipe.json", (json.dumps(told, indent=2) + "\n").encode(), name="recipe")
-        path = self.out / "log.csv"
-        kept = []
-        if path.is_file():
-            with storage_errors(path), path.open(newline="", encoding="utf-8") as file:
-                kept = [row for row in csv.DictReader(file) if int(row["step"]) <= self.step]
-        buffer = io.StringIO(newline="")
-        writer = csv.DictWriter(buffer, _LOG)
-        writer.writeheader()
-        writer.writerows(kept)
-        replace(path, buffer.getvalue().encode(), name="log")
-
     def averaged(self) -> Clip:
         """A copy of the model with the averaged weights, in evaluation mode."""
         model = copy.deepcopy(self.model)
@@ -236,9 +169,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         self.results = self.validation.evaluate(self.averaged(), self.preprocess, self.tokenizer)
-        path = self.out / "eval.jsonl"
-        with storage_errors(path), path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": self.step, **self.results}) + "\n")
+        self.record.score(self.step, self.results)
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all. Raises StorageError."""
