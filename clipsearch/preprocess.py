@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 # openai/CLIP, clip/clip.py, `_transform`.
@@ -61,13 +62,13 @@ class Preprocess:
             image = image.resize(resized, resample)
         return np.asarray(image.crop((left, top, left + self.size, top + self.size)))
 
-    def normalise(self, pixels_NYXC: npt.NDArray[np.uint8]) -> Tensor:
-        """uint8 (N, Y, X, 3) -> float32 tensor (N, 3, Y, X), channels last in memory."""
+    def normalise(self, pixels_NYXC: npt.NDArray[np.uint8], device: str | torch.device = "cpu") -> Tensor:
+        """uint8 (N, Y, X, 3) -> float32 tensor (N, 3, Y, X) on `device`, channels last in memory."""
         import torch
 
-        x = torch.from_numpy(np.ascontiguousarray(pixels_NYXC)).permute(0, 3, 1, 2)
-        mean = torch.tensor(self.mean).view(3, 1, 1)
-        std = torch.tensor(self.std).view(3, 1, 1)
+        x = torch.from_numpy(np.ascontiguousarray(pixels_NYXC)).to(device).permute(0, 3, 1, 2)
+        mean = torch.tensor(self.mean, device=device).view(3, 1, 1)
+        std = torch.tensor(self.std, device=device).view(3, 1, 1)
         return (x.float() / 255 - mean) / std
 
     def to_dict(self) -> dict[str, Any]:

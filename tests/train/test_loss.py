@@ -4,7 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipsearch_train.loss import bank_loss, caption_groups, contrastive_loss, cosine_distance
+from clipsearch_train.loss import (
+    Pairs,
+    bank_loss,
+    caption_groups,
+    contrastive_loss,
+    cosine_distance,
+    sigmoid_loss,
+    softmax_loss,
+)
 
 
 def unit(*rows: list[float]) -> torch.Tensor:
@@ -12,7 +20,10 @@ def unit(*rows: list[float]) -> torch.Tensor:
 
 
 def test_equal_texts_share_a_group() -> None:
-    assert caption_groups(["a", "b", "a", "c", "b"]).tolist() == [0, 1, 0, 2, 1]
+    a, b, a_again, c, b_again = caption_groups(["a", "b", "a", "c", "b"]).tolist()
+    assert (a, b) == (a_again, b_again)
+    assert len({a, b, c}) == 3
+    assert caption_groups(["ä \udcff"]).shape == (1,), "any text has a number"
 
 
 def test_two_pairs_by_hand() -> None:
@@ -77,3 +88,49 @@ def test_cosine_distance() -> None:
     same, opposite = unit([3.0, 4.0]), unit([-3.0, -4.0])
     assert cosine_distance(same, same).item() == pytest.approx(0.0, abs=1e-6)
     assert cosine_distance(same, opposite).item() == pytest.approx(2.0, rel=1e-6)
+
+
+def random_pairs(groups: list[int]) -> Pairs:
+    torch.manual_seed(0)
+    rows = [F.normalize(torch.randn(len(groups), 5), dim=-1) for _ in range(2)]
+    return Pairs.whole(rows[0], rows[1], torch.tensor(groups))
+
+
+def test_label_smoothing_is_torch_s() -> None:
+    pairs, own = random_pairs(list(range(9))), torch.arange(9)
+    logits = 7.0 * pairs.image_NE @ pairs.text_NE.T
+    wanted = [F.cross_entropy(x, own, label_smoothing=0.1) for x in (logits, logits.T)]
+    assert torch.allclose(softmax_loss(pairs, 7.0, 0.1), (wanted[0] + wanted[1]) / 2, atol=1e-6)
+
+
+def test_sigmoid_loss_is_siglip_s() -> None:
+    """Algorithm 1 of arXiv 2303.15343."""
+    pairs = random_pairs(list(range(9)))
+    logits = 10.0 * pairs.image_NE @ pairs.text_NE.T - 10.0
+    labels = 2 * torch.eye(9) - torch.ones(9, 9)
+    wanted = -F.logsigmoid(labels * logits).sum() / 9
+    assert torch.allclose(sigmoid_loss(pairs, 10.0, -10.0), wanted, atol=1e-6)
+
+
+def test_sigmoid_loss_with_repeated_captions_by_hand() -> None:
+    pairs = Pairs.whole(unit([1.0, 0.0], [0.0, 1.0]), unit([1.0, 0.0], [1.0, 0.0]), torch.tensor([5, 5]))
+    # Logits [[2, 2], [0, 0]] - 1, all of them yes.
+    wanted = (2 * math.log(1 + math.exp(-1)) + 2 * math.log(1 + math.exp(1))) / 2
+    assert sigmoid_loss(pairs, 2.0, -1.0).item() == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", [lambda p: softmax_loss(p, 7.0, 0.1), lambda p: sigmoid_loss(p, 7.0, -3.0)])
+def test_shares_of_a_batch_add_up(loss: object) -> None:
+    whole = random_pairs([0, 1, 1, 2, 3, 0, 4])
+    shares = [
+        Pairs(
+            whole.image_NE[rows],
+            whole.text_NE[rows],
+            whole.group_N[rows],
+            whole.image_NE,
+            whole.text_NE,
+            whole.group_N,
+        )
+        for rows in (slice(0, 2), slice(2, 2), slice(2, 7))
+    ]
+    assert torch.allclose(sum(map(loss, shares)), loss(whole), atol=1e-6)  # type: ignore[arg-type, operator]

@@ -1,12 +1,12 @@
 """Drawing batches: which samples, what is said of each, and their augmented pixels.
 
-Everything random about step s comes from a generator seeded with (seed, s), so a resumed run draws what an
-uninterrupted one would have.
+Everything random about place k of step s comes from a generator seeded with (seed, s, k), so a resumed run
+draws what an uninterrupted one would have, and several processes draw together what one would.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -39,10 +39,18 @@ class BatchSource:
     `corrupt` names the images that could not be decoded and were left out of their batches.
     """
 
-    def __init__(self, samples: Sequence[Sample], corpus: Sequence[str], config: recipes.Recipe) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        corpus: Sequence[str],
+        config: recipes.Recipe,
+        part: Callable[[int], slice] = slice,
+    ) -> None:
+        """`part` says which of n places of the whole batch are made here, where processes share it."""
         self._samples = samples
         self._corpus = corpus
         self._config = config
+        self._part = part
         self._pool = ThreadPoolExecutor(1)
         self._ahead: dict[int, Future[Batch]] = {}
         weights = np.array([config.data.weights.get(sample.source, 1.0) for sample in samples])
@@ -69,7 +77,8 @@ class BatchSource:
         kept: list[int] = []
         pixels: list[npt.NDArray[np.uint8]] = []
         texts: list[str | None] = []
-        for row in rows:
+        for place in range(len(rows))[self._part(len(rows))]:
+            row, rng = rows[place], np.random.default_rng([config.seed, step, 1 + place])
             image = self._pixels(self._samples[row], rng)
             if image is not None:
                 kept.append(row)
@@ -78,7 +87,9 @@ class BatchSource:
         if not kept:
             raise TrainingError("No image of a whole batch could be decoded; are these shards of images?")
         extra_texts = config.optim.extra_texts if self._corpus else 0
-        extra = [self._corpus[row] for row in rng.integers(len(self._corpus), size=extra_texts).tolist()]
+        rng = np.random.default_rng([config.seed, step, 0])
+        drawn = rng.integers(len(self._corpus), size=extra_texts).tolist() if extra_texts else []
+        extra = [self._corpus[row] for row in drawn[self._part(extra_texts)]]
         return Batch(np.array(kept), np.stack(pixels), texts, extra)
 
     def _pixels(self, sample: Sample, rng: np.random.Generator) -> npt.NDArray[np.uint8] | None:

@@ -16,6 +16,9 @@ import torch
 from clipsearch.errors import UsageError
 from clipsearch.layouts import TRUNK
 from clipsearch.model import Clip, ClipConfig, TextConfig, VisionConfig
+from clipsearch_train.best import Best, check_best
+from clipsearch_train.compute import Compute, check_compute
+from clipsearch_train.schedule import Optim, check_optim
 
 # Every byte, alone and at the end of a word, and the start and the end of a text.
 MIN_VOCABULARY = 514
@@ -72,31 +75,18 @@ class Bridge:
 
 @dataclass(frozen=True)
 class Loss:
-    """Weights of the terms of the objective; `bank` is the number of cached negatives of each kind."""
+    """Weights of the terms of the objective; `bank` is the number of cached negatives of each kind.
 
+    `kind` is "softmax" (InfoNCE, the paper's) or "sigmoid" (SigLIP's); `label_smoothing` is the part of a
+    target that is spread over the whole batch, with softmax only.
+    """
+
+    kind: str = "softmax"
+    label_smoothing: float = 0.0
     contrastive: float = 1.0
     image_distill: float = 0.0
     text_distill: float = 0.0
     bank: int = 0
-
-
-@dataclass(frozen=True)
-class Optim:
-    """AdamW with a cosine schedule (paper table 18); `steps` counts optimiser steps."""
-
-    steps: int = 1000
-    batch: int = 128
-    extra_texts: int = 0
-    lr: float = 5e-4
-    image_lr: float | None = None
-    weight_decay: float = 0.2
-    beta1: float = 0.9
-    beta2: float = 0.98
-    eps: float = 1e-6
-    warmup: int = 100
-    clip_norm: float = 1.0
-    ema: float = 0.0
-    bf16: bool = True
 
 
 @dataclass(frozen=True)
@@ -110,6 +100,8 @@ class Recipe:
     loss: Loss = field(default_factory=Loss)
     teacher: Teacher | None = None
     bridge: Bridge = field(default_factory=Bridge)
+    compute: Compute = field(default_factory=Compute)
+    best: Best = field(default_factory=Best)
     seed: int = 0
     freeze_batch_norm: bool = False
     checkpoint_minutes: float = 5.0
@@ -120,11 +112,17 @@ class Recipe:
         return dataclasses.replace(
             self,
             optim=dataclasses.replace(
-                self.optim, steps=2, batch=8, extra_texts=min(self.optim.extra_texts, 8), warmup=1
+                self.optim,
+                steps=2,
+                batch=8,
+                extra_texts=min(self.optim.extra_texts, 8),
+                warmup=1,
+                cooldown=min(self.optim.cooldown, 1),
             ),
             bridge=dataclasses.replace(self.bridge, epochs=1),
             data=dataclasses.replace(self.data, limit=16),
             loss=dataclasses.replace(self.loss, bank=min(self.loss.bank, 16)),
+            compute=dataclasses.replace(self.compute, accumulate=min(self.compute.accumulate, 2)),
         )
 
 
@@ -142,22 +140,18 @@ def load_recipe(path: Path) -> Recipe:
     values.setdefault("name", path.stem)
     recipe: Recipe = _build(Recipe, values, str(path))
     _check_values(recipe, str(path))
+    _check_loss(recipe.loss, str(path))
+    check_optim(recipe.optim, str(path))
+    check_compute(recipe.compute, recipe.optim.batch, str(path))
+    check_best(recipe.best, str(path))
     _check_model(recipe.model, str(path))
     return recipe
 
 
 def _check_values(recipe: Recipe, where: str) -> None:
-    optim, data = recipe.optim, recipe.data
+    data = recipe.data
     # "not >=" also refuses nan, which TOML can say.
     least = {
-        "optim: steps": (optim.steps, 1),
-        "optim: batch": (optim.batch, 2),
-        "optim: extra_texts": (optim.extra_texts, 0),
-        "optim: lr": (optim.lr, 0),
-        "optim: image_lr": (optim.lr if optim.image_lr is None else optim.image_lr, 0),
-        "optim: weight_decay": (optim.weight_decay, 0),
-        "optim: warmup": (optim.warmup, 0),
-        "optim: clip_norm": (optim.clip_norm, 0),
         "loss: contrastive": (recipe.loss.contrastive, 0),
         "loss: image_distill": (recipe.loss.image_distill, 0),
         "loss: text_distill": (recipe.loss.text_distill, 0),
@@ -171,7 +165,10 @@ def _check_values(recipe: Recipe, where: str) -> None:
     for key, (value, bound) in least.items():
         if not bound <= value < math.inf:
             raise UsageError(f"{where}: {key} must be a number from {bound} on, not {value}.")
-    for key, value in {"data: min_crop": data.min_crop, "optim: ema": optim.ema}.items():
+    for key, value in {
+        "data: min_crop": data.min_crop,
+        "loss: label_smoothing": recipe.loss.label_smoothing,
+    }.items():
         if not 0 <= value <= 1:
             raise UsageError(f"{where}: {key} must be between 0 and 1, not {value}.")
     for template in data.templates:
@@ -183,6 +180,16 @@ def _check_values(recipe: Recipe, where: str) -> None:
             raise UsageError(
                 f"{where}: data: templates must each have one {{}} for the label, not {template!r}."
             )
+
+
+def _check_loss(loss: Loss, where: str) -> None:
+    if loss.kind not in ("softmax", "sigmoid"):
+        raise UsageError(f"{where}: loss: kind must be 'softmax' or 'sigmoid', not {loss.kind!r}.")
+    if loss.kind == "sigmoid" and loss.label_smoothing:
+        raise UsageError(
+            f"{where}: loss: label_smoothing is for kind = 'softmax'; with the sigmoid a share of every "
+            "negative would count as a positive, and there are a batch of them to each pair."
+        )
 
 
 def _check_model(config: ClipConfig, where: str) -> None:
@@ -261,8 +268,10 @@ def _convert_union(hint: Any, value: Any, where: str) -> Any:
 
 
 __all__ = [
+    "Best",
     "Bridge",
     "ClipConfig",
+    "Compute",
     "Data",
     "Loss",
     "Optim",

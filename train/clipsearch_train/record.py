@@ -1,4 +1,4 @@
-"""What a run writes down: its recipe, a row for each step, its scores on held-out data."""
+"""What a run writes down: its recipe, where it ran, a row for each step, its scores on held-out data."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,17 +17,26 @@ from clipsearch.durable import replace, storage_errors
 from clipsearch_train import recipe as recipes
 from clipsearch_train.card import Results
 
-COLUMNS = ("step", "contrastive", "image", "text", "bank", "logit_scale", "steps_per_s")
+LOG = "log.csv"
+SCORES = "eval.jsonl"
+STARTS = "environment.jsonl"
+TERMS = ("contrastive", "image", "text", "bank")
+COLUMNS = (
+    "step", "loss", *TERMS, "logit_scale", "logit_bias", "lr", "gradient_norm", "samples_per_s", "data_wait",
+)  # fmt: skip
 
 
 class Record:
-    """`recipe.json`, `log.csv` and `eval.jsonl` in a run's folder."""
+    """`recipe.json`, `environment.jsonl`, `log.csv` and `eval.jsonl` in a run's folder."""
 
     def __init__(self, out: Path) -> None:
         self._out = out
 
-    def begin(self, recipe: recipes.Recipe, step: int) -> None:
-        """Write down what runs here, and cut from the log the steps that the checkpoint has not seen."""
+    def begin(self, recipe: recipes.Recipe, step: int, where: Mapping[str, Any]) -> None:
+        """Write down what runs and `where`; cut off the steps that the checkpoint has not seen.
+
+        Raises StorageError.
+        """
         told = {
             "clipsearch": __version__,
             "torch": torch.__version__,
@@ -34,25 +44,50 @@ class Record:
             "recipe": dataclasses.asdict(recipe),
         }
         replace(self._out / "recipe.json", (json.dumps(told, indent=2) + "\n").encode(), name="recipe")
-        path = self._out / "log.csv"
-        kept = []
-        if path.is_file():
-            with storage_errors(path), path.open(newline="", encoding="utf-8") as file:
-                kept = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+        self._add(STARTS, {"step": step, "seed": recipe.seed, **where})
+        kept = [row for row in self.steps() if int(row["step"]) <= step]
         buffer = io.StringIO(newline="")
-        writer = csv.DictWriter(buffer, COLUMNS)
+        writer = csv.DictWriter(buffer, COLUMNS, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(kept)
-        replace(path, buffer.getvalue().encode(), name="log")
+        replace(self._out / LOG, buffer.getvalue().encode(), name="log")
+        self._write_scores([line for line in self.scores() if line["step"] <= step])
 
     def log(self, row: Mapping[str, float]) -> None:
         """Add a step's row to `log.csv`. Raises StorageError."""
-        path = self._out / "log.csv"
+        path = self._out / LOG
         with storage_errors(path), path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, COLUMNS).writerow({key: round(value, 5) for key, value in row.items()})
+            csv.DictWriter(file, COLUMNS).writerow({key: f"{value:.6g}" for key, value in row.items()})
 
     def score(self, step: int, results: Results) -> None:
-        """Add a line of scores to `eval.jsonl`. Raises StorageError."""
-        path = self._out / "eval.jsonl"
+        """Put the scores of a step at the end of `eval.jsonl`. Raises StorageError."""
+        self._write_scores(
+            [*(line for line in self.scores() if line["step"] < step), {"step": step, **results}]
+        )
+
+    def steps(self) -> list[dict[str, str]]:
+        """The rows of `log.csv` so far; a last one that a kill cut short is left out."""
+        path = self._out / LOG
+        if not path.is_file():
+            return []
+        with storage_errors(path), path.open(newline="", encoding="utf-8") as file:
+            return [row for row in csv.DictReader(file) if None not in row.values() and row["step"].isdigit()]
+
+    def scores(self) -> list[dict[str, Any]]:
+        """The lines of `eval.jsonl` so far; a last one that a kill cut short is left out."""
+        path = self._out / SCORES
+        if not path.is_file():
+            return []
+        with storage_errors(path):
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def _write_scores(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        replace(
+            self._out / SCORES, "".join(json.dumps(line) + "\n" for line in lines).encode(), name="scores"
+        )
+
+    def _add(self, name: str, value: Mapping[str, Any]) -> None:
+        path = self._out / name
         with storage_errors(path), path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **results}) + "\n")
+            file.write(json.dumps(value) + "\n")

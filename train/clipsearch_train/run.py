@@ -2,46 +2,58 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from clipsearch.durable import make_directory
-from clipsearch.errors import StorageError, TrainingError, UsageError
+from clipsearch.durable import make_directory, replace
+from clipsearch.errors import StorageError, UsageError
 from clipsearch.model import Clip
 from clipsearch.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
 from clipsearch.tokenizer import ClipTokenizer
 from clipsearch.weights import save_folder
 from clipsearch_train import recipe as recipes
 from clipsearch_train.batches import BatchSource
+from clipsearch_train.best import check_sources, overall
 from clipsearch_train.card import Results, write_card
-from clipsearch_train.checkpoint import load_checkpoint, save_checkpoint
+from clipsearch_train.checkpoint import State, load_checkpoint, save_checkpoint
+from clipsearch_train.compute import check_share, compile_towers, pick_precision
 from clipsearch_train.data import Sample, ShardReport, find_shards, read_shards
-from clipsearch_train.optimiser import WeightAverage, make_optimiser, set_rates
+from clipsearch_train.distributed import World
+from clipsearch_train.environment import environment
+from clipsearch_train.gradients import Gradients
+from clipsearch_train.meter import Meter, peak_flops, training_flops
+from clipsearch_train.objective import Objective, prepare
+from clipsearch_train.optimiser import WeightAverage, make_optimiser
+from clipsearch_train.plots import draw, require_matplotlib
 from clipsearch_train.record import Record
-from clipsearch_train.step import Objective
+from clipsearch_train.step import Step
 from clipsearch_train.targets import Targets, prepare_targets
 from clipsearch_train.validation import Validation
 
 CHECKPOINT = "checkpoint.pt"
+MODEL = "model"
+BEST = "best"
 
 
 class Report(Protocol):
     """Hears how far a stage of a run is: its name, steps done, steps in all, and a word more."""
 
-    def __call__(self, stage: str, done: int, total: int, detail: str = "", /) -> None: ...
+    def __call__(self, stage: str, done: int, total: int, detail: str = "", /) -> None:
+        """Called at every step."""
 
 
 class Trainer:
     """One run in one folder.
 
-    It holds `checkpoint.pt`, `recipe.json`, `log.csv`, `eval.jsonl`, `tokenizer.json`, `model/`, and
-    `cache/` of teacher features. `data_report` tells what was skipped, `results` the last scores.
+    It holds `checkpoint.pt`, what `Record` writes, `plots.png`, `tokenizer.json`, the models `best/` and at
+    the end `model/`, and `cache/` of teacher features. `data_report` tells what was skipped, `results` the
+    last scores. Under torchrun each process has a Trainer of its own; the first one writes.
     """
 
     def __init__(self, recipe: recipes.Recipe, data: Path, out: Path, report: Report) -> None:
@@ -50,25 +62,77 @@ class Trainer:
         Raises TrainingError for data that cannot be used, UsageError, StorageError, MissingExtra.
         """
         self.recipe, self.out, self.report = recipe, out, report
+        self.world = World.join(recipe.compute.device)
+        check_share(recipe.compute, recipe.optim.batch, self.world.size)
+        dtype = pick_precision(recipe.compute.precision, self.world.device)
+        require_matplotlib()
         make_directory(out)
         torch.manual_seed(recipe.seed)
         self.samples, self.data_report = _samples(recipe, data)
-        self.validation = Validation.read(find_shards(data, recipe.data.val), recipe.data.limit)
+        val = find_shards(data, recipe.data.val)
+        # Only the first process evaluates.
+        self.validation = Validation.read(val if self.world.is_main else (), recipe.data.limit)
+        if self.world.is_main:
+            check_sources(recipe.best, self.validation.sources)
         self.targets: Targets | None = None
         corpus: list[str] = []
-        if recipe.teacher is not None:
-            self.targets = prepare_targets(recipe, data, self.samples, self.validation, out / "cache", report)
-            corpus = self.targets.corpus
-        self.tokenizer = self._tokenizer(corpus)
+        with self.world.main_first():
+            if recipe.teacher is not None:
+                self.targets = prepare_targets(
+                    recipe, data, self.samples, self.validation, out / "cache", report
+                )
+                corpus = self.targets.corpus
+            self.tokenizer = self._tokenizer(corpus)
         self.preprocess = Preprocess(recipe.model.vision.image_size, *_pixel_statistics(recipe))
         self.model = self._model()
-        self.optimiser = make_optimiser(self.model, recipe.optim)
-        self.average = WeightAverage(self.model, recipe.optim.ema) if recipe.optim.ema else None
-        self.objective = Objective(recipe, self.preprocess, self.tokenizer, self.samples, self.targets)
-        self.batches = BatchSource(self.samples, corpus, recipe)
+        self.state = self._first_state(dtype)
+        self.objective = Objective(recipe, self.samples, self.targets, self.world)
+        gradients = Gradients(
+            self.model,
+            self.objective,
+            self.preprocess,
+            self.tokenizer,
+            recipe,
+            self.world,
+            dtype,
+            self.state.scaler,
+        )
+        self.stepper = Step(self.model, gradients, self.state, recipe.optim)
+        self.batches = BatchSource(self.samples, corpus, recipe, self.world.part)
         self.record = Record(out)
+        self.meter = self._meter(dtype)
         self.results: Results = {}
-        self.step = 0
+
+    @property
+    def step(self) -> int:
+        """How many steps are done."""
+        return self.state.step
+
+    def _first_state(self, dtype: torch.dtype | None) -> State:
+        recipe, device = self.recipe, self.world.device
+        prepare(self.model, recipe.loss)
+        self.model.to(device)
+        self.model.set_checkpointing(recipe.compute.checkpointing)
+        if recipe.compute.compile:
+            compile_towers(self.model, device)
+        averaged = recipe.optim.ema > 0 and self.world.is_main
+        return State(
+            self.model,
+            make_optimiser(self.model, recipe.optim),
+            WeightAverage(self.model, recipe.optim.ema) if averaged else None,
+            torch.amp.GradScaler(device.type, enabled=dtype is torch.float16),
+        )
+
+    def _meter(self, dtype: torch.dtype | None) -> Meter:
+        device = self.world.device
+        if device.type != "cuda":
+            return Meter(self.recipe.optim.batch)
+        peak = peak_flops(torch.cuda.get_device_name(device))
+        if dtype is None or peak is None:
+            peak = None  # what 32 bits could do at most is not what people compare with
+        else:
+            peak *= self.world.size
+        return Meter(self.recipe.optim.batch, training_flops(self.model, device), peak)
 
     def _tokenizer(self, corpus: list[str]) -> ClipTokenizer:
         text = self.recipe.model.text
@@ -101,8 +165,11 @@ class Trainer:
         Raises TrainingError for a loss that is not a number, StorageError when the disk fails. However it
         ends, also by KeyboardInterrupt, the checkpoint is of the last step whose weights were good.
         """
-        self._resume()
-        self.record.begin(self.recipe, self.step)
+        if (self.out / CHECKPOINT).is_file():
+            load_checkpoint(self.out / CHECKPOINT, self.state)
+        if self.world.is_main:
+            where = environment(self.world.device)
+            self.record.begin(self.recipe, self.state.step, {**where, "processes": self.world.size})
         try:
             self._run()
         except BaseException:
@@ -112,79 +179,83 @@ class Trainer:
             raise
         finally:
             self.batches.close()
-        self.save()
-        return self._finish()
+        if self.world.is_main:
+            self.save()
+            self._finish()
+        self.world.barrier()
+        self.world.leave()
+        return self.out / MODEL
 
     def _run(self) -> None:
-        steps, begun_at = self.recipe.optim.steps, self.step
-        started = saved = time.monotonic()
-        while self.step < steps:
-            losses = self._train_step()
-            self.step += 1
-            scale = float(self.model.logit_scale.detach().exp())
-            rate = (self.step - begun_at) / (time.monotonic() - started)
-            self.record.log({"step": self.step, **losses, "logit_scale": scale, "steps_per_s": rate})
-            self.report("training", self.step, steps)
-            if self.step % self.recipe.eval_every == 0 and self.step < steps:
+        steps, saved = self.recipe.optim.steps, time.monotonic()
+        while self.state.step < steps:
+            told = self._advance()
+            if not self.world.is_main:
+                continue
+            self.report("training", self.state.step, steps, told)
+            if self.state.step % self.recipe.eval_every == 0 and self.state.step < steps:
                 self._evaluate()
+                self.save()
+                saved = time.monotonic()
             if time.monotonic() - saved > self.recipe.checkpoint_minutes * 60:
                 self.save()
                 saved = time.monotonic()
 
-    def _train_step(self) -> dict[str, float]:
+    def _advance(self) -> str:
+        """One step; returns a word about it."""
         self.model.train()
         if self.recipe.freeze_batch_norm:
             _freeze_batch_norm(self.model)
-        set_rates(self.optimiser, self.step, self.recipe.optim)
-        terms = self.objective.terms(self.model, self.batches.get(self.step), self.step)
-        loss = torch.stack(list(terms.values())).sum()
-        self._require_finite(loss, "loss")
-        self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optim.clip_norm)
-        self._require_finite(norm, "norm of the gradient")
-        self.optimiser.step()
-        self.model.clamp_logit_scale()
-        if self.average is not None:
-            self.average.update(self.model, self.step)
-        return {name: float(term.detach()) for name, term in terms.items()}
-
-    def _require_finite(self, value: Tensor, what: str) -> None:
-        if not torch.isfinite(value):
-            raise TrainingError(
-                f"The {what} is {value.item()} at step {self.step}; the last good weights are kept in "
-                f"{self.out / CHECKPOINT}. A lower learning rate usually helps: change the recipe and run "
-                "the same command again."
-            )
+        self.meter.start()
+        with self.meter.waiting():
+            batch = self.batches.get(self.state.step)
+        row = self.stepper.take(batch)
+        pace = self.meter.stop()
+        if self.world.is_main:
+            self.record.log({**row, **dataclasses.asdict(pace)})
+        return f"loss {row['loss']:.3f}, {self.meter.told(self.recipe.optim.steps - self.state.step)}"
 
     def _is_finite(self) -> bool:
         return all(bool(torch.isfinite(tensor).all()) for tensor in self.model.state_dict().values())
 
     def averaged(self) -> Clip:
-        """A copy of the model with the averaged weights, in evaluation mode."""
-        model = copy.deepcopy(self.model)
-        if self.average is not None:
-            model.load_state_dict(self.average.state())
+        """A copy of the model with the averaged weights, in evaluation mode on the CPU."""
+        model = Clip(self.model.config)
+        average = self.state.average
+        tensors = self.model.state_dict() if average is None else average.state()
+        model.load_state_dict({name: tensor for name, tensor in tensors.items() if name != "logit_bias"})
+        model.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model.eval().requires_grad_(False)
 
     def _evaluate(self) -> None:
-        self.results = self.validation.evaluate(self.averaged(), self.preprocess, self.tokenizer)
-        self.record.score(self.step, self.results)
+        """Score the model on held-out data; keep it where it is the best so far."""
+        model = self.averaged()
+        self.results = self.validation.evaluate(model, self.preprocess, self.tokenizer)
+        self.record.score(self.state.step, self.results)
+        score = overall(self.results, self.recipe.best)
+        if score is not None and (self.state.best is None or score > self.state.best[1]):
+            self._write(self.out / BEST, model)
+            self.state.best = (self.state.step, score)
+        draw(self.out, self.record.steps(), self.record.scores())
+
+    def _write(self, folder: Path, model: Clip) -> None:
+        save_folder(folder, model, self.preprocess, self.tokenizer)
+        write_card(folder, self.recipe, self.samples, self.results)
 
     def save(self) -> None:
-        """Write the checkpoint, whole or not at all. Raises StorageError."""
-        save_checkpoint(self.out / CHECKPOINT, self.step, self.model, self.optimiser, self.average)
+        """Write the checkpoint, whole or not at all; only the first process does. Raises StorageError."""
+        if self.world.is_main:
+            save_checkpoint(self.out / CHECKPOINT, self.state)
 
-    def _resume(self) -> None:
-        if (self.out / CHECKPOINT).is_file():
-            self.step = load_checkpoint(self.out / CHECKPOINT, self.model, self.optimiser, self.average)
-
-    def _finish(self) -> Path:
+    def _finish(self) -> None:
         self._evaluate()
-        folder = self.out / "model"
-        save_folder(folder, self.averaged(), self.preprocess, self.tokenizer)
-        write_card(folder, self.recipe, self.samples, self.results)
-        return folder
+        self.save()
+        if self.recipe.best.result == "best" and self.state.best is not None:
+            make_directory(self.out / MODEL)
+            for path in (self.out / BEST).iterdir():
+                replace(self.out / MODEL / path.name, path.read_bytes(), name="model")
+        else:
+            self._write(self.out / MODEL, self.averaged())
 
 
 def _samples(recipe: recipes.Recipe, data: Path) -> tuple[list[Sample], ShardReport]:

@@ -1,99 +1,75 @@
-"""One step's objective: a batch through both towers, and the terms of the loss of what comes out."""
+"""One step of the optimiser: the gradient of a batch, its length, the update of all that learns."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import nn
 
+from clipsearch.errors import TrainingError
 from clipsearch.model import Clip
-from clipsearch.preprocess import Preprocess
-from clipsearch.tokenizer import ClipTokenizer
-from clipsearch_train import recipe as recipes
 from clipsearch_train.batches import Batch
-from clipsearch_train.data import Sample
-from clipsearch_train.loss import bank_loss, caption_groups, contrastive_loss, cosine_distance
-from clipsearch_train.targets import Targets
+from clipsearch_train.checkpoint import State
+from clipsearch_train.gradients import Gradients
+from clipsearch_train.interrupts import held_back
+from clipsearch_train.optimiser import set_rates
+from clipsearch_train.recipe import Optim
+from clipsearch_train.towers import buffers_restored
 
 
-@dataclass(frozen=True)
-class Features:
-    """Unit rows of a batch: `image_NE` of its images, `text_ME` of the texts `told` of them, then of `extra`.
+class Step:
+    """Takes one step after another; `state` is at every moment that of the last step that was done."""
 
-    `told` are the rows of the batch of which `texts` says something, one text each.
-    """
+    def __init__(self, model: Clip, gradients: Gradients, state: State, optim: Optim) -> None:
+        self._model, self._gradients, self._state, self._optim = model, gradients, state, optim
 
-    image_NE: Tensor
-    text_ME: Tensor
-    told: list[int]
-    texts: list[str]
+    def take(self, batch: Batch) -> dict[str, float]:
+        """Learn from a batch; returns what the log says of it.
 
+        The loss and its terms are those of the whole batch before the update, on all processes. Raises
+        TrainingError for a loss or gradient that is not a number, with the weights untouched.
+        """
+        state = self._state
+        rate = set_rates(state.optimiser, state.step, self._optim)
+        with buffers_restored(self._model):
+            terms = self._gradients.fill(batch, state.step)
+            loss = sum(terms.values())
+            self._require_finite(loss, "loss")
+            norm = self._clip()
+        row = {"loss": loss, **terms, **self._temperature(), "lr": rate, "gradient_norm": norm}
+        with held_back():
+            state.scaler.step(state.optimiser)
+            state.scaler.update()
+            self._model.clamp_logit_scale()
+            if state.average is not None:
+                state.average.update(self._model, state.step)
+            state.step += 1
+        return {"step": state.step, **row}
 
-class Objective:
-    """What a batch is scored by: the contrastive loss, and distillation where there are teachers."""
+    def _clip(self) -> float:
+        """Shorten a gradient that is too long; returns how long it was."""
+        self._state.scaler.unscale_(self._state.optimiser)
+        learning = [parameter for parameter in self._model.parameters() if parameter.grad is not None]
+        norm = nn.utils.clip_grad_norm_(learning, self._optim.clip_norm or math.inf).item()
+        # With fp16 an infinite gradient now and then is the way to find the scaler's factor: such a step
+        # changes no weight and the factor is halved. Under 1 there is nothing left to find.
+        scaler = self._state.scaler
+        if not scaler.is_enabled() or scaler.get_scale() < 1:
+            self._require_finite(norm, "norm of the gradient")
+        return norm
 
-    def __init__(
-        self,
-        recipe: recipes.Recipe,
-        preprocess: Preprocess,
-        tokenizer: ClipTokenizer,
-        samples: Sequence[Sample],
-        targets: Targets | None,
-    ) -> None:
-        self.recipe, self.preprocess, self.tokenizer = recipe, preprocess, tokenizer
-        self.samples, self.targets = samples, targets
+    def _temperature(self) -> dict[str, float]:
+        told = {"logit_scale": self._model.logit_scale.detach().exp().item()}
+        bias = getattr(self._model, "logit_bias", None)
+        if isinstance(bias, torch.Tensor):
+            told["logit_bias"] = bias.item()
+        return told
 
-    def terms(self, model: Clip, batch: Batch, step: int) -> dict[str, Tensor]:
-        """The weighted terms of the loss by name; the loss is their sum."""
-        features = self._encode(model, batch)
-        terms = self._contrastive(model, features)
-        if self.targets is not None:
-            terms |= self._distillation(model, features, batch, self.targets, step)
-        return terms
-
-    def _encode(self, model: Clip, batch: Batch) -> Features:
-        told = [row for row, text in enumerate(batch.texts) if text is not None]
-        texts = [str(batch.texts[row]) for row in told]
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.optim.bf16):
-            images = model.encode_image(self.preprocess.normalise(batch.pixels))
-            # A batch of images alone still runs the text tower, for the shape of what follows.
-            spoken = model.encode_text(torch.from_numpy(self.tokenizer([*texts, *batch.extra] or [""])))
-        return Features(F.normalize(images.float(), dim=-1), F.normalize(spoken.float(), dim=-1), told, texts)
-
-    def _contrastive(self, model: Clip, features: Features) -> dict[str, Tensor]:
-        if not features.told:
-            return {}
-        own_NE = features.text_ME[: len(features.texts)]
-        groups, scale = caption_groups(features.texts), model.logit_scale.exp()
-        loss = contrastive_loss(features.image_NE[features.told], own_NE, groups, scale)
-        return {"contrastive": self.recipe.loss.contrastive * loss}
-
-    def _distillation(
-        self, model: Clip, features: Features, batch: Batch, targets: Targets, step: int
-    ) -> dict[str, Tensor]:
-        weights, rows, texts = self.recipe.loss, batch.rows, features.texts
-        terms: dict[str, Tensor] = {}
-        if weights.image_distill:
-            distance = cosine_distance(features.image_NE, targets.image(rows))
-            terms["image"] = weights.image_distill * distance
-        known, target = targets.text([*texts, *batch.extra])
-        if weights.text_distill and known:
-            terms["text"] = weights.text_distill * cosine_distance(features.text_ME[known], target)
-        captioned = [k for k, row in enumerate(features.told) if self.samples[rows[row]].captions]
-        if weights.bank and captioned:
-            chosen = [features.told[k] for k in captioned]
-            rng = np.random.default_rng([self.recipe.seed, step, 1])
-            images_bank, texts_bank = targets.bank(weights.bank, rng)
-            # Both sides of a comparison with the bank must be constant: a student that could move its own
-            # key would leave the teachers' space, where nothing of the bank is near, and win for nothing.
-            spoken_of = targets.text([texts[k] for k in captioned])[1]
-            images_of = targets.image(rows[chosen])
-            scale = model.logit_scale.exp()
-            forth = bank_loss(features.image_NE[chosen], spoken_of, texts_bank, scale)
-            back = bank_loss(features.text_ME[captioned], images_of, images_bank, scale)
-            terms["bank"] = weights.contrastive * (forth + back) / 2
-        return terms
+    def _require_finite(self, value: float, what: str) -> None:
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"The {what} is {value} at step {self._state.step}; the last good weights are kept in "
+                "checkpoint.pt of the run's folder. A lower learning rate usually helps: change the recipe "
+                "and run the same command again."
+            )
