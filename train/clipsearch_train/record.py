@@ -16,7 +16,17 @@ from clipsearch.durable import replace, storage_errors
 from clipsearch_train import recipe as recipes
 from clipsearch_train.card import Results
 
-COLUMNS = ("step", "contrastive", "image", "text", "bank", "logit_scale", "steps_per_s")
+COLUMNS = (
+    "step",
+    "contrastive",
+    "image",
+    "text",
+    "bank",
+    "features",
+    "similarity",
+    "logit_scale",
+    "steps_per_s",
+)
 
 
 class Record:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -12,18 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from clipsearch.durable import make_directory
-from clipsearch.errors import StorageError, TrainingError, UsageError
+from clipsearch.errors import StorageError, TrainingError
 from clipsearch.model import Clip
-from clipsearch.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
-from clipsearch.tokenizer import ClipTokenizer
 from clipsearch.weights import save_folder
 from clipsearch_train import recipe as recipes
+from clipsearch_train.assembly import make_model, make_preprocess, make_tokenizer, make_views
 from clipsearch_train.batches import BatchSource
 from clipsearch_train.card import Results, write_card
 from clipsearch_train.checkpoint import load_checkpoint, save_checkpoint
-from clipsearch_train.data import Sample, ShardReport, find_shards, read_shards
+from clipsearch_train.clip_teacher import ClipTeacher
+from clipsearch_train.data import Sample, ShardReport, find_shards
+from clipsearch_train.lora import plain
 from clipsearch_train.optimiser import WeightAverage, make_optimiser, set_rates
 from clipsearch_train.record import Record
+from clipsearch_train.sources import MemorySource, open_source
+from clipsearch_train.start import load_start, settle_batch_norms
 from clipsearch_train.step import Objective
 from clipsearch_train.targets import Targets, prepare_targets
 from clipsearch_train.validation import Validation
@@ -44,56 +49,47 @@ class Trainer:
     `cache/` of teacher features. `data_report` tells what was skipped, `results` the last scores.
     """
 
-    def __init__(self, recipe: recipes.Recipe, data: Path, out: Path, report: Report) -> None:
+    def __init__(
+        self,
+        recipe: recipes.Recipe,
+        data: Path,
+        out: Path,
+        report: Report,
+        extra: tuple[Sequence[Sample], ShardReport] | None = None,
+    ) -> None:
         """Read the data, run the teachers if there are any, build the model.
 
+        `extra` are samples beside those of `data`, such as a library's, and what was left out of them.
         Raises TrainingError for data that cannot be used, UsageError, StorageError, MissingExtra.
         """
         self.recipe, self.out, self.report = recipe, out, report
         make_directory(out)
         torch.manual_seed(recipe.seed)
-        self.samples, self.data_report = _samples(recipe, data)
+        source, held = open_source(recipe, data, out / "cache", report, extra)
+        self.samples = source.samples if isinstance(source, MemorySource) else []
+        self.data_report, self.sources = source.report, source.counts
         self.validation = Validation.read(find_shards(data, recipe.data.val), recipe.data.limit)
+        self.validation.add(held)
         self.targets: Targets | None = None
         corpus: list[str] = []
         if recipe.teacher is not None:
             self.targets = prepare_targets(recipe, data, self.samples, self.validation, out / "cache", report)
             corpus = self.targets.corpus
-        self.tokenizer = self._tokenizer(corpus)
-        self.preprocess = Preprocess(recipe.model.vision.image_size, *_pixel_statistics(recipe))
-        self.model = self._model()
+        loaded = None if recipe.start is None else load_start(recipe.start)
+        teacher = None if recipe.distill is None else ClipTeacher(recipe.distill)
+        texts = itertools.chain(corpus, source.texts())
+        self.tokenizer = make_tokenizer(recipe, loaded, texts, out / "tokenizer.json")
+        self.preprocess = make_preprocess(recipe, loaded)
+        self.model = make_model(recipe, self.tokenizer, loaded, self.targets, teacher)
         self.optimiser = make_optimiser(self.model, recipe.optim)
         self.average = WeightAverage(self.model, recipe.optim.ema) if recipe.optim.ema else None
-        self.objective = Objective(recipe, self.preprocess, self.tokenizer, self.samples, self.targets)
-        self.batches = BatchSource(self.samples, corpus, recipe)
+        self.objective = Objective(
+            recipe, self.preprocess, self.tokenizer, self.samples, self.targets, teacher
+        )
+        self.batches = BatchSource(source, corpus, recipe, make_views(self.preprocess, teacher))
         self.record = Record(out)
         self.results: Results = {}
         self.step = 0
-
-    def _tokenizer(self, corpus: list[str]) -> ClipTokenizer:
-        text = self.recipe.model.text
-        path = self.out / "tokenizer.json"
-        if path.is_file():
-            return ClipTokenizer.load(path, text.context_length)
-        captions = [caption for sample in self.samples for caption in (*sample.captions, *sample.labels)]
-        tokenizer = ClipTokenizer.train([*corpus, *captions], text.vocab_size, text.context_length)
-        tokenizer.save(path)
-        return tokenizer
-
-    def _model(self) -> Clip:
-        config = self.recipe.model
-        text = recipes.TextConfig(
-            config.text.context_length,
-            self.tokenizer.vocab_size,
-            config.text.width,
-            config.text.heads,
-            config.text.layers,
-        )
-        model = Clip(recipes.ClipConfig(config.embed_dim, config.vision, text, config.quick_gelu))
-        if self.targets is not None:
-            self.targets.start(model)
-        model.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return model
 
     def train(self) -> Path:
         """Run to the last step, from the checkpoint if there is one; returns the model folder.
@@ -133,8 +129,7 @@ class Trainer:
 
     def _train_step(self) -> dict[str, float]:
         self.model.train()
-        if self.recipe.freeze_batch_norm:
-            _freeze_batch_norm(self.model)
+        settle_batch_norms(self.model, everywhere=self.recipe.freeze_batch_norm)
         set_rates(self.optimiser, self.step, self.recipe.optim)
         terms = self.objective.terms(self.model, self.batches.get(self.step), self.step)
         loss = torch.stack(list(terms.values())).sum()
@@ -182,42 +177,6 @@ class Trainer:
     def _finish(self) -> Path:
         self._evaluate()
         folder = self.out / "model"
-        save_folder(folder, self.averaged(), self.preprocess, self.tokenizer)
-        write_card(folder, self.recipe, self.samples, self.results)
+        save_folder(folder, plain(self.averaged()), self.preprocess, self.tokenizer)
+        write_card(folder, self.recipe, self.sources, self.results)
         return folder
-
-
-def _samples(recipe: recipes.Recipe, data: Path) -> tuple[list[Sample], ShardReport]:
-    samples, report = read_shards(find_shards(data, recipe.data.train), recipe.data.limit)
-    sources = {sample.source for sample in samples}
-    unknown = sorted(set(recipe.data.weights) - sources)
-    if unknown:
-        raise UsageError(
-            f"The recipe's data.weights names the source {unknown[0]!r}; the shards hold "
-            f"{', '.join(repr(source) for source in sorted(sources))}."
-        )
-    if recipe.teacher is None:
-        # Without a teacher an image that nothing is said about teaches nothing.
-        for sample in samples:
-            if not sample.captions and not sample.labels:
-                report.skip("without a caption or label", sample.key)
-        samples = [sample for sample in samples if sample.captions or sample.labels]
-        report.samples = len(samples)
-    return samples, report
-
-
-def _pixel_statistics(
-    recipe: recipes.Recipe,
-) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    if recipe.teacher is not None:
-        from clipsearch_train.teachers import TEACHER_MEAN, TEACHER_STD
-
-        return TEACHER_MEAN, TEACHER_STD
-    return OPENAI_MEAN, OPENAI_STD
-
-
-def _freeze_batch_norm(model: nn.Module) -> None:
-    """Use the running statistics in training too; gains and biases go on learning."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()

@@ -15,6 +15,7 @@ from clipsearch.preprocess import Preprocess
 from clipsearch.tokenizer import ClipTokenizer
 from clipsearch_train import recipe as recipes
 from clipsearch_train.batches import Batch
+from clipsearch_train.clip_teacher import ClipTeacher
 from clipsearch_train.data import Sample
 from clipsearch_train.loss import bank_loss, caption_groups, contrastive_loss, cosine_distance
 from clipsearch_train.targets import Targets
@@ -43,9 +44,10 @@ class Objective:
         tokenizer: ClipTokenizer,
         samples: Sequence[Sample],
         targets: Targets | None,
+        teacher: ClipTeacher | None = None,
     ) -> None:
         self.recipe, self.preprocess, self.tokenizer = recipe, preprocess, tokenizer
-        self.samples, self.targets = samples, targets
+        self.samples, self.targets, self.teacher = samples, targets, teacher
 
     def terms(self, model: Clip, batch: Batch, step: int) -> dict[str, Tensor]:
         """The weighted terms of the loss by name; the loss is their sum."""
@@ -53,6 +55,8 @@ class Objective:
         terms = self._contrastive(model, features)
         if self.targets is not None:
             terms |= self._distillation(model, features, batch, self.targets, step)
+        if self.teacher is not None:
+            terms |= self._distilled_from_clip(model, features, batch, self.teacher)
         return terms
 
     def _encode(self, model: Clip, batch: Batch) -> Features:
@@ -97,3 +101,13 @@ class Objective:
             back = bank_loss(features.text_ME[captioned], images_of, images_bank, scale)
             terms["bank"] = weights.contrastive * (forth + back) / 2
         return terms
+
+    def _distilled_from_clip(
+        self, model: Clip, features: Features, batch: Batch, teacher: ClipTeacher
+    ) -> dict[str, Tensor]:
+        pixels = batch.pixels if batch.teacher_pixels is None else batch.teacher_pixels
+        texts = [*features.texts, *batch.extra] or [""]
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.optim.bf16):
+            seen = teacher.look(pixels, texts, features.image_NE.device)
+        scale = model.logit_scale.exp()
+        return teacher.terms(model, seen, features.image_NE, features.text_ME, features.told, scale)
