@@ -2,12 +2,11 @@ import json
 import pickle
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from clipsearch.errors import TrainingError
-from clipsearch_train.data import decode, find_shards, random_resized_crop, read_shards
+from clipsearch_train.data import decode, find_shards, read_shards
 from tests.train.conftest import colour_members, encoded, write_tar
 
 SQUARE = encoded(Image.new("RGB", (8, 8), "red"), "png")
@@ -133,16 +132,3 @@ def test_patterns_that_match_nothing_are_named(colours: Path) -> None:
 def test_what_is_no_image_is_a_value_error(content: bytes) -> None:
     with pytest.raises(ValueError, match="not an image"):
         decode(content)
-
-
-def test_crops_are_square_within_bounds_and_reproducible() -> None:
-    pixels = np.zeros((40, 60, 3), np.uint8)
-    pixels[:, :, 0] = np.arange(60)
-    image = Image.fromarray(pixels)
-    crops = [random_resized_crop(image, 20, 0.25, np.random.default_rng(seed)) for seed in range(20)]
-    assert all(crop.shape == (20, 20, 3) for crop in crops)
-    widths = {int(crop[:, -1, 0].max()) - int(crop[:, 0, 0].min()) for crop in crops}
-    assert 15 <= min(widths) < max(widths) <= 40
-    assert (random_resized_crop(image, 20, 0.25, np.random.default_rng(3)) == crops[3]).all()
-    whole = random_resized_crop(Image.fromarray(pixels[:, :40]), 40, 1.0, np.random.default_rng(0))
-    assert (whole == pixels[:, :40]).all()

@@ -15,6 +15,7 @@ from clipsearch_train.batches import BatchSource
 from clipsearch_train.data import read_shards
 from clipsearch_train.recipe import load_recipe
 from clipsearch_train.run import CHECKPOINT, Trainer
+from clipsearch_train.sources import open_source
 from tests.train.conftest import COLOURS, colour_members, write_tar
 
 
@@ -259,9 +260,9 @@ def test_data_that_cannot_be_used_is_a_sentence(
 
 
 def test_batches_depend_on_seed_and_step_alone(colours: Path, make_recipe: Callable[..., Any]) -> None:
-    samples, _ = read_shards([colours / "train" / "a.tar"])
     recipe = make_recipe()
-    forth, back = (BatchSource(samples, [], recipe) for _ in range(2))
+    source, _ = open_source(recipe, colours, colours / "cache", quiet)
+    forth, back = (BatchSource(source, [], recipe) for _ in range(2))
     first = [forth.get(step) for step in (0, 1, 2)]
     second = {step: back.get(step) for step in (2, 0, 1)}
     for step, batch in enumerate(first):

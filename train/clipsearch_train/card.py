@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from clipsearch_train import recipe as recipes
-from clipsearch_train.data import Sample
 
 Results = Mapping[str, Mapping[str, float]]
 
 
-def write_card(folder: Path, recipe: recipes.Recipe, samples: Sequence[Sample], results: Results) -> None:
-    """Write `README.md` into a model folder."""
-    sources = Counter(sample.source or "unnamed" for sample in samples)
+def write_card(folder: Path, recipe: recipes.Recipe, sources: Mapping[str, int], results: Results) -> None:
+    """Write `README.md` into a model folder; `sources` says how many images each has."""
     lines = [
         "---",
         "library_name: open_clip",
@@ -28,7 +25,7 @@ def write_card(folder: Path, recipe: recipes.Recipe, samples: Sequence[Sample], 
         "",
         "| source | images |",
         "|---|---|",
-        *(f"| {source} | {count:,} |" for source, count in sorted(sources.items())),
+        *(f"| {source or 'unnamed'} | {count:,} |" for source, count in sorted(sources.items())),
         "",
         "## Scores",
         "",

@@ -1,33 +1,32 @@
-"""Training samples from webdataset shards.
+"""Training samples, and how they are read from webdataset shards.
 
 A shard is a tar whose members share a key (the path up to the first dot of the name): `0001.jpg` with
 `0001.json` (`source`, `captions`, `labels`) or `0001.txt`. A sample is an encoded image with captions and
-labels. The encoded bytes stay in memory (53,000 photos of 144 px are 140 MB); decoding and augmentation
-happen when a batch is drawn. Shards are untrusted input: only local files are opened, nothing is extracted,
-no member but images and texts is looked into, and a bad sample is counted and named.
+labels; decoding and augmentation happen when a batch is drawn. Shards are untrusted input: only local files
+are opened, nothing is extracted, no member but images and texts is looked into, and a bad sample is counted
+and named.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
+import lzma
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-from clipsearch.errors import TrainingError
-from clipsearch.images import PIXEL_LIMIT, to_rgb
+from clipsearch.errors import ImageError, TrainingError
+from clipsearch.files import read_file
+from clipsearch.images import decode as decode_image
 
 IMAGE_EXTENSIONS = ("webp", "jpg", "jpeg", "png")
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
 TEXT_EXTENSIONS = ("json", "txt")
 MEMBER_LIMIT = 256 << 20
 """Bytes of the largest member that is read."""
@@ -35,19 +34,31 @@ MEMBER_LIMIT = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One training image, still encoded, and what is said about it."""
+    """One training image, still encoded, and what is said about it.
+
+    `image` is the encoded bytes, or the file that holds them, which is read whenever the sample is drawn.
+    """
 
     key: str
-    image: bytes
+    image: bytes | Path
     source: str
     captions: tuple[str, ...]
     labels: tuple[str, ...]
     label_index: int | None = None
 
+    def encoded(self) -> bytes:
+        """The encoded image. Raises ImageError where its file cannot be read."""
+        return self.image if isinstance(self.image, bytes) else read_file(self.image, follow_symlinks=True)[0]
+
+    @property
+    def told(self) -> bool:
+        """Whether anything is said about it."""
+        return bool(self.captions or self.labels)
+
 
 @dataclass
 class ShardReport:
-    """What was left out while reading shards: `skipped[reason]` lists the keys of samples."""
+    """What was left out while reading samples: `skipped[reason]` lists their keys."""
 
     samples: int = 0
     skipped: dict[str, list[str]] = field(default_factory=dict)
@@ -55,6 +66,12 @@ class ShardReport:
     def skip(self, reason: str, key: str) -> None:
         """Note a sample that cannot be used."""
         self.skipped.setdefault(reason, []).append(key)
+
+    def add(self, other: ShardReport) -> None:
+        """Note all that another report has."""
+        self.samples += other.samples
+        for reason, keys in other.skipped.items():
+            self.skipped.setdefault(reason, []).extend(keys)
 
     def __str__(self) -> str:
         """`3 without an image (a, b, c), 20 with unreadable text (d, e, f, …)`, or `none`."""
@@ -89,10 +106,11 @@ def read_shards(paths: Sequence[Path], limit: int | None = None) -> tuple[list[S
     samples: list[Sample] = []
     report = ShardReport()
     for path in paths:
-        for key, parts in itertools.islice(_raw_samples(path), limit):
-            sample = _sample(key, parts, report)
-            if sample is not None:
-                samples.append(sample)
+        with open_shard(path) as file, reading(path):
+            for _, key, parts in itertools.islice(raw_samples(file), limit):
+                sample = parse(key, parts, report)
+                if sample is not None:
+                    samples.append(sample)
     report.samples = len(samples)
     if not samples:
         raise TrainingError(f"No usable sample in {', '.join(str(path) for path in paths) or 'no shard'}.")
@@ -112,16 +130,44 @@ class _Member(tarfile.TarInfo):
             raise tarfile.ReadError(str(error)) from error
 
 
-def _raw_samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+def open_shard(path: Path) -> BinaryIO:
+    """Open a shard. Raises TrainingError where it is not a file that can be read."""
     if not path.is_file():
         raise TrainingError(f"There is no shard {path}.")
     try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as archive:
-            members = (member for member in archive if member.isreg())
-            for key, group in itertools.groupby(members, lambda member: _split(member.name)[0]):
-                yield key, _parts(archive, group)
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        return path.open("rb")
+    except OSError as error:
+        raise TrainingError(f"The shard {path} cannot be read: {error.strerror}.") from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what a damaged tar raises in the body into a TrainingError that names it."""
+    try:
+        yield
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise TrainingError(f"{path} is not a whole tar shard: {error}.") from error
+
+
+def raw_samples(
+    file: BinaryIO, *, seekable: bool = False, with_images: bool = True
+) -> Iterator[tuple[int, str, dict[str, bytes]]]:
+    """Each sample of a tar, compressed or not: where it starts in the tar, its key, its parts by extension.
+
+    Without `with_images` these parts are left empty. `seekable` skips what is not wanted instead of reading
+    it, which only works with a tar that is not compressed. Raises what `reading` translates.
+    """
+    mode = "r:" if seekable else "r|*"
+    with tarfile.open(fileobj=file, mode=mode, tarinfo=_Member) as archive:  # type: ignore[call-overload]
+        for key, members in itertools.groupby(_members(archive), lambda member: _split(member.name)[0]):
+            yield _gathered(archive, key, members, with_images)
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    while (member := archive.next()) is not None:
+        archive.members.clear()  # type: ignore[attr-defined]  # else every header stays in memory
+        if member.isreg():
+            yield member
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -131,17 +177,28 @@ def _split(name: str) -> tuple[str, str]:
     return folder + slash + stem, extension.lower()
 
 
-def _parts(archive: tarfile.TarFile, members: Iterator[tarfile.TarInfo]) -> dict[str, bytes]:
+def _gathered(
+    archive: tarfile.TarFile, key: str, members: Iterator[tarfile.TarInfo], with_images: bool
+) -> tuple[int, str, dict[str, bytes]]:
+    start: int | None = None
     parts: dict[str, bytes] = {}
     for member in members:
+        start = member.offset if start is None else start
         extension = _split(member.name)[1]
-        wanted = extension in IMAGE_EXTENSIONS or extension in TEXT_EXTENSIONS
-        if wanted and member.size <= MEMBER_LIMIT and (file := archive.extractfile(member)) is not None:
+        if member.size > MEMBER_LIMIT:
+            continue
+        if extension in IMAGE_EXTENSIONS and not with_images:
+            parts[extension] = b""
+        elif extension in IMAGE_EXTENSIONS or extension in TEXT_EXTENSIONS:
+            file = archive.extractfile(member)
+            assert file is not None  # what is regular has a content
             parts[extension] = file.read()
-    return parts
+    assert start is not None
+    return start, key, parts
 
 
-def _sample(key: str, parts: Mapping[str, bytes], report: ShardReport) -> Sample | None:
+def parse(key: str, parts: Mapping[str, bytes], report: ShardReport) -> Sample | None:
+    """A sample from its parts; None, noted in `report`, where there is no image or the text is no text."""
     image = next((parts[extension] for extension in IMAGE_EXTENSIONS if extension in parts), None)
     if image is None:
         report.skip("without an image", key)
@@ -155,8 +212,8 @@ def _sample(key: str, parts: Mapping[str, bytes], report: ShardReport) -> Sample
             key=key,
             image=image,
             source=str(text.get("source") or ""),
-            captions=_texts(text.get("captions")) or _texts(text.get("caption")),
-            labels=_texts(text.get("labels")) or _texts(text.get("label")),
+            captions=texts_in(text.get("captions")) or texts_in(text.get("caption")),
+            labels=texts_in(text.get("labels")) or texts_in(text.get("label")),
             label_index=None if index is None else int(index),
         )
     except (ValueError, TypeError, AttributeError, RecursionError):
@@ -164,7 +221,7 @@ def _sample(key: str, parts: Mapping[str, bytes], report: ShardReport) -> Sample
         return None
 
 
-def _texts(value: object) -> tuple[str, ...]:
+def texts_in(value: object) -> tuple[str, ...]:
     """A text, or a list of them, without empty ones; TypeError for anything else."""
     values = [value] if isinstance(value, (str, int)) else [] if value is None else value
     if not isinstance(values, list) or any(isinstance(item, (list, dict)) for item in values):
@@ -172,37 +229,12 @@ def _texts(value: object) -> tuple[str, ...]:
     return tuple(text for item in values if (text := str(item).strip()))
 
 
-def decode(data: bytes) -> Image.Image:
-    """Encoded bytes of a training image -> RGB. Raises ValueError for bytes that are not such an image."""
-    try:
-        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-            if image.width * image.height > PIXEL_LIMIT:
-                raise ValueError("too many pixels")
-            image.load()
-            return to_rgb(image)
-    except Exception as error:  # a decoder that meets nonsense raises nearly anything
-        raise ValueError(f"not an image: {error}") from error
+def decode(data: bytes | Path, cover: int | None = None) -> Image.Image:
+    """An encoded image, or its file -> RGB, upright; large JPEGs at a scale that still covers `cover` pixels.
 
-
-def random_resized_crop(
-    image: Image.Image, size: int, min_scale: float, rng: np.random.Generator
-) -> npt.NDArray[np.uint8]:
-    """A random square of the image, resized: RGB -> uint8 (size, size, 3).
-
-    The paper's only augmentation (§2.4) is a random square crop; `min_scale` is the least share of
-    the largest centred square's area that a crop may have.
+    Raises ValueError for what is not an image.
     """
-    width, height = image.size
-    edge = round(min(width, height) * float(np.sqrt(rng.uniform(min_scale, 1.0))))
-    left = int(rng.integers(0, width - edge + 1))
-    top = int(rng.integers(0, height - edge + 1))
-    box = (left, top, left + edge, top + edge)
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
-
-
-def shrunk(image: Image.Image, edge: int) -> Image.Image:
-    """The image with its shorter side at most `edge` pixels: what a thumbnail would have kept of it."""
-    factor = edge / min(image.size)
-    if factor >= 1:
-        return image
-    return image.resize((max(1, round(image.width * factor)), max(1, round(image.height * factor))))
+    try:
+        return decode_image(data, cover=cover)[0]
+    except ImageError as error:
+        raise ValueError(f"not an image: {error}") from error

@@ -127,6 +127,10 @@ class World:
         )
 
 
+ALONE = World(torch.device("cpu"))
+"""One process on the CPU."""
+
+
 class _Gather(torch.autograd.Function):
     """All-gather of rows; the gradient of a row is what all processes say of it."""
 

@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from clipsearch.model import Clip
 from clipsearch_train import recipe as recipes
 from clipsearch_train.batches import Batch
+from clipsearch_train.clip_teacher import ClipTeacher
+from clipsearch_train.compute import autocast
 from clipsearch_train.data import Sample
 from clipsearch_train.distributed import World
+from clipsearch_train.lora import BIAS
 from clipsearch_train.loss import (
     INITIAL_SIGMOID_BIAS,
     INITIAL_SIGMOID_SCALE,
@@ -25,8 +29,6 @@ from clipsearch_train.loss import (
     softmax_loss,
 )
 from clipsearch_train.targets import Targets
-
-KINDS = ("softmax", "sigmoid")
 
 
 @dataclass(frozen=True)
@@ -57,16 +59,23 @@ def prepare(model: Clip, loss: recipes.Loss) -> None:
     if loss.kind == "sigmoid":
         with torch.no_grad():
             model.logit_scale.fill_(INITIAL_SIGMOID_SCALE)
-        model.register_parameter("logit_bias", nn.Parameter(torch.tensor(INITIAL_SIGMOID_BIAS)))
+        model.register_parameter(BIAS, nn.Parameter(torch.tensor(INITIAL_SIGMOID_BIAS)))
 
 
 class Objective:
     """The terms of the loss. Each process gives its share; the shares of all add up to the batch's loss."""
 
     def __init__(
-        self, recipe: recipes.Recipe, samples: Sequence[Sample], targets: Targets | None, world: World
+        self,
+        recipe: recipes.Recipe,
+        samples: Sequence[Sample],
+        targets: Targets | None,
+        world: World,
+        teacher: ClipTeacher | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        self.recipe, self.samples, self.targets, self.world = recipe, samples, targets, world
+        self.recipe, self.world, self._dtype = recipe, world, dtype
+        self.samples, self.targets, self.teacher = samples, targets, teacher
 
     def terms(self, model: Clip, features: Features, batch: Batch, step: int) -> dict[str, Tensor]:
         """This process's share of the weighted terms of the loss by name; the loss is their sum.
@@ -76,7 +85,21 @@ class Objective:
         terms = {"contrastive": self._contrastive(model, features)}
         if self.targets is not None:
             terms |= self._distillation(model, features, batch, self.targets, step)
+        if self.teacher is not None:
+            pixels = batch.pixels if batch.teacher_pixels is None else batch.teacher_pixels
+            seen = self._looked(self.teacher, pixels, [*features.texts, *batch.extra])
+            scale = model.logit_scale.exp()
+            terms |= self.teacher.terms(
+                model, seen, features.image_NE, features.text_ME, features.told, scale, self.world
+            )
         return terms
+
+    def _looked(
+        self, teacher: ClipTeacher, pixels_NYXC: npt.NDArray[np.uint8], texts: list[str]
+    ) -> tuple[Tensor, Tensor]:
+        """What a CLIP teacher sees, in the precision of the run."""
+        with autocast(self.world.device, self._dtype):
+            return teacher.look(pixels_NYXC, texts or [""], self.world.device)
 
     def _contrastive(self, model: Clip, features: Features) -> Tensor:
         counts = self.world.counts(len(features.told))[:, 0].tolist()
@@ -90,7 +113,7 @@ class Objective:
         pairs = Pairs(image_NE, text_NE, group_N, all_image_ME, all_text_ME, all_group_M)
         settings, scale = self.recipe.loss, model.logit_scale.exp()
         if settings.kind == "sigmoid":
-            return settings.contrastive * sigmoid_loss(pairs, scale, model.get_parameter("logit_bias"))
+            return settings.contrastive * sigmoid_loss(pairs, scale, model.get_parameter(BIAS))
         return settings.contrastive * softmax_loss(pairs, scale, settings.label_smoothing)
 
     def _distillation(

@@ -17,32 +17,14 @@ from clipsearch.errors import UsageError
 from clipsearch.layouts import TRUNK
 from clipsearch.model import Clip, ClipConfig, TextConfig, VisionConfig
 from clipsearch_train.best import Best, check_best
+from clipsearch_train.clip_teacher import Distill, check_distill
 from clipsearch_train.compute import Compute, check_compute
+from clipsearch_train.recipe_data import Data, Folder, check_data, fill_data
 from clipsearch_train.schedule import Optim, check_optim
+from clipsearch_train.start import Start, check_start, start_sizes
 
 # Every byte, alone and at the end of a word, and the start and the end of a text.
 MIN_VOCABULARY = 514
-
-
-@dataclass(frozen=True)
-class Data:
-    """Where samples come from; globs are relative to `--data`.
-
-    `weights` says how often a source is drawn relative to its size (1.0 if unnamed). `low_res` is the share
-    of images that are first shrunk to 24–96 px, so that small and blurred pictures keep their meaning.
-    `templates` make captions of labels. `limit` caps samples a shard and lines of text, to try things out.
-    `min_crop` is the least share of the largest square that a random crop has.
-    """
-
-    train: tuple[str, ...] = ("train/*.tar*",)
-    val: tuple[str, ...] = ("val/*.tar*",)
-    texts: tuple[str, ...] = ()
-    weights: dict[str, float] = field(default_factory=dict)
-    templates: tuple[str, ...] = ("a photo of a {}",)
-    min_crop: float = 0.9
-    flip: bool = False
-    low_res: float = 0.0
-    limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +84,8 @@ class Recipe:
     bridge: Bridge = field(default_factory=Bridge)
     compute: Compute = field(default_factory=Compute)
     best: Best = field(default_factory=Best)
+    start: Start | None = None
+    distill: Distill | None = None
     seed: int = 0
     freeze_batch_norm: bool = False
     checkpoint_minutes: float = 5.0
@@ -138,18 +122,20 @@ def load_recipe(path: Path) -> Recipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"The recipe {path} is not valid TOML: {error}") from error
     values.setdefault("name", path.stem)
+    if isinstance(values.get("data"), dict):
+        fill_data(values["data"])
+    given = values.setdefault("model", {}) if "start" in values else {}
     recipe: Recipe = _build(Recipe, values, str(path))
     _check_values(recipe, str(path))
-    _check_loss(recipe.loss, str(path))
-    check_optim(recipe.optim, str(path))
-    check_compute(recipe.compute, recipe.optim.batch, str(path))
-    check_best(recipe.best, str(path))
+    _check_parts(recipe, str(path))
+    if recipe.start is not None:
+        sizes = start_sizes(recipe.start, recipe.model, given, str(path))
+        recipe = dataclasses.replace(recipe, model=sizes)
     _check_model(recipe.model, str(path))
     return recipe
 
 
 def _check_values(recipe: Recipe, where: str) -> None:
-    data = recipe.data
     # "not >=" also refuses nan, which TOML can say.
     least = {
         "loss: contrastive": (recipe.loss.contrastive, 0),
@@ -157,29 +143,34 @@ def _check_values(recipe: Recipe, where: str) -> None:
         "loss: text_distill": (recipe.loss.text_distill, 0),
         "loss: bank": (recipe.loss.bank, 0),
         "bridge: epochs": (recipe.bridge.epochs, 1),
-        "data: limit": (1 if data.limit is None else data.limit, 1),
         "eval_every": (recipe.eval_every, 1),
         "seed": (recipe.seed, 0),
-        **{f"data: weights: {source}": (weight, 0) for source, weight in data.weights.items()},
     }
     for key, (value, bound) in least.items():
         if not bound <= value < math.inf:
             raise UsageError(f"{where}: {key} must be a number from {bound} on, not {value}.")
-    for key, value in {
-        "data: min_crop": data.min_crop,
-        "loss: label_smoothing": recipe.loss.label_smoothing,
-    }.items():
-        if not 0 <= value <= 1:
-            raise UsageError(f"{where}: {key} must be between 0 and 1, not {value}.")
-    for template in data.templates:
-        if (
-            template.count("{}") != 1
-            or template.replace("{}", "").count("{")
-            or "}" in template.replace("{}", "")
-        ):
-            raise UsageError(
-                f"{where}: data: templates must each have one {{}} for the label, not {template!r}."
-            )
+    if not 0 <= recipe.loss.label_smoothing <= 1:
+        value = recipe.loss.label_smoothing
+        raise UsageError(f"{where}: loss: label_smoothing must be between 0 and 1, not {value}.")
+
+
+def _check_parts(recipe: Recipe, where: str) -> None:
+    check_data(recipe.data, where)
+    check_optim(recipe.optim, where)
+    _check_loss(recipe.loss, where)
+    check_compute(recipe.compute, recipe.optim.batch, where)
+    check_best(recipe.best, where)
+    if recipe.start is not None:
+        check_start(recipe.start, where)
+    if recipe.distill is not None:
+        check_distill(recipe.distill, where)
+    if recipe.teacher is not None and (
+        recipe.data.stream or recipe.data.drop_words or recipe.data.one_sentence
+    ):
+        raise UsageError(
+            f"{where}: [teacher] keeps a target of every sample and text in memory, so data: stream, "
+            "drop_words and one_sentence do not go with it; [distill] asks a CLIP teacher at every step."
+        )
 
 
 def _check_loss(loss: Loss, where: str) -> None:
@@ -273,9 +264,12 @@ __all__ = [
     "ClipConfig",
     "Compute",
     "Data",
+    "Distill",
+    "Folder",
     "Loss",
     "Optim",
     "Recipe",
+    "Start",
     "Teacher",
     "TextConfig",
     "VisionConfig",

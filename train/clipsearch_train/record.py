@@ -20,7 +20,7 @@ from clipsearch_train.card import Results
 LOG = "log.csv"
 SCORES = "eval.jsonl"
 STARTS = "environment.jsonl"
-TERMS = ("contrastive", "image", "text", "bank")
+TERMS = ("contrastive", "image", "text", "bank", "features", "similarity")
 COLUMNS = (
     "step", "loss", *TERMS, "logit_scale", "logit_bias", "lr", "gradient_norm", "samples_per_s", "data_wait",
 )  # fmt: skip

@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import itertools
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import nn
 
 from clipsearch.durable import make_directory, replace
-from clipsearch.errors import StorageError, UsageError
+from clipsearch.errors import StorageError
 from clipsearch.model import Clip
-from clipsearch.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
-from clipsearch.tokenizer import ClipTokenizer
 from clipsearch.weights import save_folder
 from clipsearch_train import recipe as recipes
+from clipsearch_train.assembly import make_model, make_preprocess, make_tokenizer, make_views
 from clipsearch_train.batches import BatchSource
 from clipsearch_train.best import check_sources, overall
 from clipsearch_train.card import Results, write_card
 from clipsearch_train.checkpoint import State, load_checkpoint, save_checkpoint
+from clipsearch_train.clip_teacher import ClipTeacher
 from clipsearch_train.compute import check_share, compile_towers, pick_precision
-from clipsearch_train.data import Sample, ShardReport, find_shards, read_shards
+from clipsearch_train.data import Sample, ShardReport, find_shards
 from clipsearch_train.distributed import World
 from clipsearch_train.environment import environment
 from clipsearch_train.gradients import Gradients
+from clipsearch_train.lora import plain
 from clipsearch_train.meter import Meter, peak_flops, training_flops
 from clipsearch_train.objective import Objective, prepare
 from clipsearch_train.optimiser import WeightAverage, make_optimiser
 from clipsearch_train.plots import draw, require_matplotlib
 from clipsearch_train.record import Record
+from clipsearch_train.sources import MemorySource, open_source
+from clipsearch_train.start import load_start, settle_batch_norms
 from clipsearch_train.step import Step
 from clipsearch_train.targets import Targets, prepare_targets
 from clipsearch_train.validation import Validation
@@ -56,9 +61,17 @@ class Trainer:
     last scores. Under torchrun each process has a Trainer of its own; the first one writes.
     """
 
-    def __init__(self, recipe: recipes.Recipe, data: Path, out: Path, report: Report) -> None:
+    def __init__(
+        self,
+        recipe: recipes.Recipe,
+        data: Path,
+        out: Path,
+        report: Report,
+        extra: tuple[Sequence[Sample], ShardReport] | None = None,
+    ) -> None:
         """Read the data, run the teachers if there are any, build the model.
 
+        `extra` are samples beside those of `data`, such as a library's, and what was left out of them.
         Raises TrainingError for data that cannot be used, UsageError, StorageError, MissingExtra.
         """
         self.recipe, self.out, self.report = recipe, out, report
@@ -68,25 +81,20 @@ class Trainer:
         require_matplotlib()
         make_directory(out)
         torch.manual_seed(recipe.seed)
-        self.samples, self.data_report = _samples(recipe, data)
-        val = find_shards(data, recipe.data.val)
-        # Only the first process evaluates.
-        self.validation = Validation.read(val if self.world.is_main else (), recipe.data.limit)
-        if self.world.is_main:
-            check_sources(recipe.best, self.validation.sources)
-        self.targets: Targets | None = None
-        corpus: list[str] = []
         with self.world.main_first():
-            if recipe.teacher is not None:
-                self.targets = prepare_targets(
-                    recipe, data, self.samples, self.validation, out / "cache", report
-                )
-                corpus = self.targets.corpus
-            self.tokenizer = self._tokenizer(corpus)
-        self.preprocess = Preprocess(recipe.model.vision.image_size, *_pixel_statistics(recipe))
-        self.model = self._model()
+            source, held = open_source(recipe, data, out / "cache", report, extra)
+            self.samples = source.samples if isinstance(source, MemorySource) else []
+            self.data_report, self.sources = source.report, source.counts
+            self.validation = self._validation(data, held)
+            corpus = self._targets(data)
+            loaded = None if recipe.start is None else load_start(recipe.start)
+            teacher = None if recipe.distill is None else ClipTeacher(recipe.distill)
+            texts = itertools.chain(corpus, source.texts())
+            self.tokenizer = make_tokenizer(recipe, loaded, texts, out / "tokenizer.json")
+        self.preprocess = make_preprocess(recipe, loaded)
+        self.model = make_model(recipe, self.tokenizer, loaded, self.targets, teacher)
         self.state = self._first_state(dtype)
-        self.objective = Objective(recipe, self.samples, self.targets, self.world)
+        self.objective = Objective(recipe, self.samples, self.targets, self.world, teacher, dtype)
         gradients = Gradients(
             self.model,
             self.objective,
@@ -98,7 +106,8 @@ class Trainer:
             self.state.scaler,
         )
         self.stepper = Step(self.model, gradients, self.state, recipe.optim)
-        self.batches = BatchSource(self.samples, corpus, recipe, self.world.part)
+        views = make_views(self.preprocess, teacher)
+        self.batches = BatchSource(source, corpus, recipe, views, self.world.part)
         self.record = Record(out)
         self.meter = self._meter(dtype)
         self.results: Results = {}
@@ -107,6 +116,25 @@ class Trainer:
     def step(self) -> int:
         """How many steps are done."""
         return self.state.step
+
+    def _validation(self, data: Path, held: Sequence[Sample]) -> Validation:
+        """The held-out samples; only the first process, which evaluates, reads them."""
+        if not self.world.is_main:
+            return Validation({})
+        validation = Validation.read(find_shards(data, self.recipe.data.val), self.recipe.data.limit)
+        validation.add(held)
+        check_sources(self.recipe.best, validation.sources)
+        return validation
+
+    def _targets(self, data: Path) -> list[str]:
+        """Ask the teachers where there are any; returns the texts that they know."""
+        self.targets: Targets | None = None
+        if self.recipe.teacher is None:
+            return []
+        self.targets = prepare_targets(
+            self.recipe, data, self.samples, self.validation, self.out / "cache", self.report
+        )
+        return self.targets.corpus
 
     def _first_state(self, dtype: torch.dtype | None) -> State:
         recipe, device = self.recipe, self.world.device
@@ -133,31 +161,6 @@ class Trainer:
         else:
             peak *= self.world.size
         return Meter(self.recipe.optim.batch, training_flops(self.model, device), peak)
-
-    def _tokenizer(self, corpus: list[str]) -> ClipTokenizer:
-        text = self.recipe.model.text
-        path = self.out / "tokenizer.json"
-        if path.is_file():
-            return ClipTokenizer.load(path, text.context_length)
-        captions = [caption for sample in self.samples for caption in (*sample.captions, *sample.labels)]
-        tokenizer = ClipTokenizer.train([*corpus, *captions], text.vocab_size, text.context_length)
-        tokenizer.save(path)
-        return tokenizer
-
-    def _model(self) -> Clip:
-        config = self.recipe.model
-        text = recipes.TextConfig(
-            config.text.context_length,
-            self.tokenizer.vocab_size,
-            config.text.width,
-            config.text.heads,
-            config.text.layers,
-        )
-        model = Clip(recipes.ClipConfig(config.embed_dim, config.vision, text, config.quick_gelu))
-        if self.targets is not None:
-            self.targets.start(model)
-        model.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return model
 
     def train(self) -> Path:
         """Run to the last step, from the checkpoint if there is one; returns the model folder.
@@ -204,8 +207,7 @@ class Trainer:
     def _advance(self) -> str:
         """One step; returns a word about it."""
         self.model.train()
-        if self.recipe.freeze_batch_norm:
-            _freeze_batch_norm(self.model)
+        settle_batch_norms(self.model, everywhere=self.recipe.freeze_batch_norm)
         self.meter.start()
         with self.meter.waiting():
             batch = self.batches.get(self.state.step)
@@ -220,12 +222,10 @@ class Trainer:
 
     def averaged(self) -> Clip:
         """A copy of the model with the averaged weights, in evaluation mode on the CPU."""
-        model = Clip(self.model.config)
-        average = self.state.average
-        tensors = self.model.state_dict() if average is None else average.state()
-        model.load_state_dict({name: tensor for name, tensor in tensors.items() if name != "logit_bias"})
-        model.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return model.eval().requires_grad_(False)
+        model = copy.deepcopy(self.model).cpu()
+        if self.state.average is not None:
+            model.load_state_dict(self.state.average.state())
+        return plain(model)
 
     def _evaluate(self) -> None:
         """Score the model on held-out data; keep it where it is the best so far."""
@@ -240,7 +240,7 @@ class Trainer:
 
     def _write(self, folder: Path, model: Clip) -> None:
         save_folder(folder, model, self.preprocess, self.tokenizer)
-        write_card(folder, self.recipe, self.samples, self.results)
+        write_card(folder, self.recipe, self.sources, self.results)
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all; only the first process does. Raises StorageError."""
@@ -256,39 +256,3 @@ class Trainer:
                 replace(self.out / MODEL / path.name, path.read_bytes(), name="model")
         else:
             self._write(self.out / MODEL, self.averaged())
-
-
-def _samples(recipe: recipes.Recipe, data: Path) -> tuple[list[Sample], ShardReport]:
-    samples, report = read_shards(find_shards(data, recipe.data.train), recipe.data.limit)
-    sources = {sample.source for sample in samples}
-    unknown = sorted(set(recipe.data.weights) - sources)
-    if unknown:
-        raise UsageError(
-            f"The recipe's data.weights names the source {unknown[0]!r}; the shards hold "
-            f"{', '.join(repr(source) for source in sorted(sources))}."
-        )
-    if recipe.teacher is None:
-        # Without a teacher an image that nothing is said about teaches nothing.
-        for sample in samples:
-            if not sample.captions and not sample.labels:
-                report.skip("without a caption or label", sample.key)
-        samples = [sample for sample in samples if sample.captions or sample.labels]
-        report.samples = len(samples)
-    return samples, report
-
-
-def _pixel_statistics(
-    recipe: recipes.Recipe,
-) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    if recipe.teacher is not None:
-        from clipsearch_train.teachers import TEACHER_MEAN, TEACHER_STD
-
-        return TEACHER_MEAN, TEACHER_STD
-    return OPENAI_MEAN, OPENAI_STD
-
-
-def _freeze_batch_norm(model: nn.Module) -> None:
-    """Use the running statistics in training too; gains and biases go on learning."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()

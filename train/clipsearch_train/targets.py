@@ -150,7 +150,7 @@ def _keys(samples: Sequence[Sample]) -> list[str]:
     return [
         sample.key
         if counts[sample.key] == 1
-        else f"{sample.key} {hashlib.sha256(sample.image).hexdigest()[:16]}"
+        else f"{sample.key} {hashlib.sha256(sample.encoded()).hexdigest()[:16]}"
         for sample in samples
     ]
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipsearch.model import Clip
+from clipsearch_train.compute import autocast
 
 
 class Towers(nn.Module):
@@ -22,8 +23,7 @@ class Towers(nn.Module):
 
     def forward(self, image_NCYX: Tensor, tokens_ML: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 3, Y, X) normalised pixels, (M, L) tokens -> unit rows (N, E), (M, E) in single precision."""
-        kind = self._device.type
-        with torch.autocast(kind, self._dtype or torch.bfloat16, enabled=self._dtype is not None):
+        with autocast(self._device, self._dtype):
             image_NE = self.model.encode_image(image_NCYX)
             text_ME = self.model.encode_text(tokens_ML)
         return F.normalize(image_NE.float(), dim=-1), F.normalize(text_ME.float(), dim=-1)

@@ -48,18 +48,20 @@ class Validation:
 
         Images that cannot be decoded are left out. Raises TrainingError.
         """
-        samples = read_shards(shards, limit)[0] if shards else []
-        sources: dict[str, list[Sample]] = {}
-        for sample in samples:
-            if _is_image(sample):
-                sources.setdefault(sample.source, []).append(sample)
-        names: dict[str, list[str]] = {}
+        validation = cls({})
+        validation.add(read_shards(shards, limit)[0] if shards else [])
         for folder in {path.parent for path in shards}:
             for path in sorted(folder.glob("*_names.json")):
-                for source in sources:
+                for source in validation.sources:
                     if source.startswith(path.stem.removesuffix("_names")):
-                        names[source] = _read_names(path)
-        return cls(sources, names)
+                        validation.class_names[source] = _read_names(path)
+        return validation
+
+    def add(self, samples: Sequence[Sample]) -> None:
+        """Take in samples that were held out of the training set, but for images that cannot be decoded."""
+        for sample in samples:
+            if _is_image(sample):
+                self.sources.setdefault(sample.source, []).append(sample)
 
     def evaluate(self, model: Clip, preprocess: Preprocess, tokenizer: ClipTokenizer) -> Results:
         """Scores by source, in percent."""

@@ -1,0 +1,78 @@
+"""What a run is put together from: tokenizer, preprocessing and model, new or those of the start model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from clipsearch.model import Clip, ClipConfig
+from clipsearch.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
+from clipsearch.tokenizer import ClipTokenizer
+from clipsearch.weights import LoadedModel
+from clipsearch_train import recipe as recipes
+from clipsearch_train.batches import Views
+from clipsearch_train.clip_teacher import ClipTeacher
+from clipsearch_train.start import begin
+from clipsearch_train.targets import Targets
+
+
+def make_tokenizer(
+    config: recipes.Recipe, loaded: LoadedModel | None, texts: Iterable[str], path: Path
+) -> ClipTokenizer:
+    """The tokenizer of a run, kept at `path`: the start model's, or one that is learnt from `texts`."""
+    text, start = config.model.text, config.start
+    if path.is_file():
+        return ClipTokenizer.load(path, text.context_length)
+    if loaded is not None and start is not None and (start.text != "new" or start.keep_tokenizer):
+        tokenizer = loaded.tokenizer
+        tokenizer.context_length = text.context_length
+    else:
+        tokenizer = ClipTokenizer.train(texts, text.vocab_size, text.context_length)
+    tokenizer.save(path)
+    return tokenizer
+
+
+def make_preprocess(config: recipes.Recipe, loaded: LoadedModel | None) -> Preprocess:
+    """How images become pixels: the way of the start model's image tower, where it is kept, or a new one."""
+    if loaded is not None and config.start is not None and config.start.image != "new":
+        return loaded.preprocess
+    mean, std = OPENAI_MEAN, OPENAI_STD
+    if config.teacher is not None:
+        from clipsearch_train.teachers import TEACHER_MEAN, TEACHER_STD
+
+        mean, std = TEACHER_MEAN, TEACHER_STD
+    return Preprocess(config.model.vision.image_size, mean, std)
+
+
+def make_model(
+    config: recipes.Recipe,
+    tokenizer: ClipTokenizer,
+    loaded: LoadedModel | None,
+    targets: Targets | None,
+    teacher: ClipTeacher | None,
+) -> Clip:
+    """A model to train, at the weights that the recipe begins with.
+
+    Raises UsageError where the recipe asks for more blocks than a tower has.
+    """
+    sizes = config.model
+    text = dataclasses.replace(sizes.text, vocab_size=tokenizer.vocab_size)
+    torch.manual_seed(config.seed)
+    model = Clip(ClipConfig(sizes.embed_dim, sizes.vision, text, sizes.quick_gelu))
+    if targets is not None:
+        targets.start(model)
+    if loaded is not None and config.start is not None:
+        begin(model, config.start, loaded)
+    if teacher is not None:
+        teacher.attach(model)
+    model.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+def make_views(preprocess: Preprocess, teacher: ClipTeacher | None) -> Views:
+    """What a batch shows of its images: the student's view, and a teacher's where that is of another size."""
+    size = None if teacher is None else teacher.preprocess.size
+    return Views(preprocess.size, None if size == preprocess.size else size, preprocess.squash)
