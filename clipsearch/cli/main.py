@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from clipsearch import __version__
-from clipsearch.cli import evaluation, find, ingest, manage, models, training, ui
+from clipsearch.cli import evaluation, find, ingest, manage, models, shards, training, ui
 from clipsearch.cli.console import say_error
 from clipsearch.errors import ClipsearchError
 
@@ -28,6 +28,7 @@ app = typer.Typer(
 for part in (ingest, find, manage, training, evaluation, ui):
     part.register(app)
 app.add_typer(models.app, name="models")
+app.add_typer(shards.app, name="shards")
 
 
 def _version(wanted: bool) -> None:

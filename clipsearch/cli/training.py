@@ -16,9 +16,25 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A recipe (TOML), such as train/recipes/mini.toml.")],
-    data: Annotated[Path, typer.Option("--data", help="The folder that the recipe's paths are relative to.")],
     out: Annotated[Path, typer.Option("--out", help="The run's folder; a run that stopped there goes on.")],
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(help="A recipe (TOML), such as train/recipes/mini.toml.", show_default=False),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", help="The folder that the recipe's paths are relative to.", show_default=False
+        ),
+    ] = None,
+    library: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="A library: train on captions, keywords and folder names of its photos.",
+            show_default=False,
+        ),
+    ] = None,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Two steps on a few samples, to see that it runs.")
     ] = False,
@@ -26,12 +42,12 @@ def train(
     """Train a model from a recipe; Ctrl-C leaves a checkpoint, the same command goes on from it."""
     from clipsearch_train.card import results_table
     from clipsearch_train.data import named
-    from clipsearch_train.recipe import load_recipe
     from clipsearch_train.run import Trainer
+    from clipsearch_train.plan import plan_run
 
-    loaded = load_recipe(recipe)
+    run = plan_run(recipe, data, library, smoke=smoke)
     with stages() as report:
-        trainer = Trainer(loaded.smoke() if smoke else loaded, data, out, report)
+        trainer = Trainer(run.recipe, run.data, out, report, run.extra)
         say(f"{amount(trainer.data_report.samples, 'sample')}; skipped: {trainer.data_report}.")
         folder = trainer.train()
     corrupt = sorted(trainer.batches.corrupt)
