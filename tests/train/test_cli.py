@@ -43,17 +43,21 @@ def test_train_then_eval(recipe: Path, colours: Path, tmp_path: Path) -> None:
     assert done.stdout == ""
     assert "24 samples; skipped: none." in done.stderr
     assert "training: 6 of 6" in done.stderr
-    assert "| colours | text to image r1" in done.stderr
+    assert "| colours | 12 | 24 |" in done.stderr
     assert "6 steps done. The model is in" in done.stderr
     assert load_folder(out / "model").model.config.embed_dim == 32
 
     table = clipsearch("eval", out / "model", "--data", colours / "val" / "b.tar")
     assert table.returncode == 0, table.stderr
-    assert re.search(r"\| colours \| text to image r1 \d", table.stdout)
+    assert re.search(r"\| colours \| 12 \| 24 \| \d+\.\d / \d+\.\d / \d+\.\d \|", table.stdout)
     scores = clipsearch("eval", out / "model", "--data", colours / "val" / "b.tar", "--json")
-    assert set(json.loads(scores.stdout)["colours"]) == {
-        f"{way}_r{k}" for way in ("text_to_image", "image_to_text") for k in (1, 5, 10)
+    told = json.loads(scores.stdout)["colours"]
+    assert set(told) == {"images", "captions"} | {
+        f"{way}_{score}"
+        for way in ("text_to_image", "image_to_text")
+        for score in ("r1", "r5", "r10", "median_rank")
     }
+    assert 0 < told["text_to_image_r1"] <= told["text_to_image_r10"] <= 100
 
     again = clipsearch("train", recipe, "--data", colours, "--out", out)
     assert again.returncode == 0, "a run that is done says so again"

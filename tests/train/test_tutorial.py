@@ -44,7 +44,7 @@ def test_the_tutorial_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             check=False,
         )
         assert done.returncode == 0, done.stderr
-    assert "| photos | text to image r1" in done.stdout
+    assert "| photos | 3 | 6 |" in done.stdout
     assert (tmp_path / "runs" / "tiny" / "model" / "README.md").is_file()
 
 

@@ -41,7 +41,13 @@ def test_sources_are_scored_by_what_they_have(tmp_path: Path) -> None:
     ]
     results = Validation.read(shards).score(images, Colours())
     assert results["colours"]["text_to_image_r1"] == 100.0
-    assert results["plain"] == {"top1": 100.0, "top5": 100.0}
+    assert results["plain"] == {
+        "images": 12,
+        "classes": 6,
+        "top1": 100.0,
+        "top5": 100.0,
+        "mean_per_class": 100.0,
+    }
 
 
 def test_class_names_come_from_the_file_beside_the_shard(tmp_path: Path) -> None:
@@ -54,6 +60,7 @@ def test_class_names_come_from_the_file_beside_the_shard(tmp_path: Path) -> None
 
 def test_labels_that_are_no_class_are_named(tmp_path: Path) -> None:
     shard = write_tar(tmp_path / "b.tar", labelled(colour_members(6), class_index=9))
+    (tmp_path / "plain_names.json").write_text(json.dumps(list(COLOURS)))
     with pytest.raises(TrainingError, match=r"0000 of plain is of the class 'red' \(number 9\)"):
         Validation.read([shard]).score(images, Colours())
     for names, message in (

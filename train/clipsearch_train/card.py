@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from clipsearch_train import recipe as recipes
-
-Results = Mapping[str, Mapping[str, float]]
+from clipsearch_train.evaluation.tables import Results, results_table
 
 
 def write_card(folder: Path, recipe: recipes.Recipe, sources: Mapping[str, int], results: Results) -> None:
@@ -29,15 +28,21 @@ def write_card(folder: Path, recipe: recipes.Recipe, sources: Mapping[str, int],
         "",
         "## Scores",
         "",
-        results_table(results),
+        *_scores(results),
     ]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def results_table(results: Results) -> str:
-    """Scores as a markdown table, one row a data set."""
-    rows = ["| data | " + "scores in percent |", "|---|---|"]
-    for source, scores in results.items():
-        told = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in scores.items())
-        rows.append(f"| {source} | {told} |")
-    return "\n".join(rows)
+def _scores(results: Results) -> list[str]:
+    """The tables of the evaluation, and the command that makes them again."""
+    if not results:
+        return ["Not evaluated: the recipe names no validation shards with captions or labels."]
+    return [
+        "`clipsearch eval . --data SHARD` in this folder, with the validation shards, scores again. Recalls "
+        "and accuracies are in percent; classification uses seven prompt templates, ensembled.",
+        "",
+        results_table(results),
+    ]
+
+
+__all__ = ["Results", "results_table", "write_card"]

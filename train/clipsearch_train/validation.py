@@ -5,7 +5,6 @@ Retrieval where samples have captions, classification where they have labels.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,23 +14,17 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from clipsearch.errors import TrainingError
 from clipsearch.model import Clip
 from clipsearch.preprocess import Preprocess
 from clipsearch.tokenizer import ClipTokenizer
 from clipsearch_train.data import Sample, decode, read_shards
-from clipsearch_train.evaluate import TEMPLATES, TextEncoder, class_embeddings, recall_at, zero_shot
+from clipsearch_train.evaluation.datasets import from_samples, names_beside
+from clipsearch_train.evaluation.retrieval import retrieve
+from clipsearch_train.evaluation.templates import IMAGENET_7
+from clipsearch_train.evaluation.zeroshot import TextEncoder, class_embeddings, classify
 
 Vectors = npt.NDArray[np.float32]
 Results = dict[str, dict[str, float]]
-
-
-@dataclass(frozen=True)
-class Classes:
-    """The class names of a labelled source, in order, and the class of each of its samples."""
-
-    names: list[str]
-    labels: npt.NDArray[np.int64]
 
 
 @dataclass
@@ -50,11 +43,7 @@ class Validation:
         """
         validation = cls({})
         validation.add(read_shards(shards, limit)[0] if shards else [])
-        for folder in {path.parent for path in shards}:
-            for path in sorted(folder.glob("*_names.json")):
-                for source in validation.sources:
-                    if source.startswith(path.stem.removesuffix("_names")):
-                        validation.class_names[source] = _read_names(path)
+        validation.class_names = names_beside(shards, list(validation.sources))
         return validation
 
     def add(self, samples: Sequence[Sample]) -> None:
@@ -64,24 +53,26 @@ class Validation:
                 self.sources.setdefault(sample.source, []).append(sample)
 
     def evaluate(self, model: Clip, preprocess: Preprocess, tokenizer: ClipTokenizer) -> Results:
-        """Scores by source, in percent."""
+        """Scores by source, accuracies and recalls in percent; the model stays where it is."""
+        device = next(model.parameters()).device
 
         class Texts:
             @torch.inference_mode()
             def encode_text(self, texts: Sequence[str]) -> Vectors:
                 rows = [
-                    model.encode_text(torch.from_numpy(tokenizer(texts[start : start + 256])))
+                    model.encode_text(torch.from_numpy(tokenizer(texts[start : start + 256])).to(device))
                     for start in range(0, len(texts), 256)
                 ]
-                return np.asarray(F.normalize(torch.cat(rows), dim=-1).numpy())
+                return np.asarray(F.normalize(torch.cat(rows), dim=-1).float().cpu().numpy())
 
         @torch.inference_mode()
         def images(samples: Sequence[Sample]) -> Vectors:
             rows = []
             for start in range(0, len(samples), 64):
                 pixels = np.stack([preprocess.pixels(decode(s.image)) for s in samples[start : start + 64]])
-                rows.append(F.normalize(model.encode_image(preprocess.normalise(pixels)), dim=-1))
-            return np.asarray(torch.cat(rows).numpy())
+                features = model.encode_image(preprocess.normalise(pixels).to(device))
+                rows.append(F.normalize(features, dim=-1))
+            return np.asarray(torch.cat(rows).float().cpu().numpy())
 
         return self.score(images, Texts())
 
@@ -89,31 +80,22 @@ class Validation:
         """Scores by source of any pair of image and text embedders."""
         results: Results = {}
         for source, samples in self.sources.items():
+            captioned = any(sample.captions for sample in samples)
+            if not captioned and not all(sample.labels for sample in samples):
+                continue
+            dataset = from_samples(source, samples, self.class_names.get(source))
             embedded = images(samples)
-            if any(sample.captions for sample in samples):
-                owner = [row for row, sample in enumerate(samples) for _ in sample.captions]
-                captions = [caption for sample in samples for caption in sample.captions]
-                results[source] = recall_at(embedded, texts.encode_text(captions), np.array(owner))
-            elif all(sample.labels for sample in samples):
-                classes = self._classes(source, samples)
-                weights = class_embeddings(texts, classes.names, TEMPLATES)
-                results[source] = zero_shot(embedded, weights, classes.labels)
+            scores: dict[str, float] = {"images": len(samples)}
+            if captioned:
+                owner_M = dataset.image_of_caption
+                found = retrieve(embedded, texts.encode_text(dataset.captions), owner_M)
+                scores |= {"captions": len(owner_M), **found.scores()}
+            else:
+                class_CD = class_embeddings(texts, dataset.class_names, IMAGENET_7)
+                scores |= {"classes": len(class_CD)}
+                scores |= classify(embedded, class_CD, dataset.labels).scores()
+            results[source] = scores
         return results
-
-    def _classes(self, source: str, samples: Sequence[Sample]) -> Classes:
-        names = self.class_names.get(source) or sorted({sample.labels[0] for sample in samples})
-        number = {name: index for index, name in enumerate(names)}
-        labels = [
-            number.get(sample.labels[0], -1) if sample.label_index is None else sample.label_index
-            for sample in samples
-        ]
-        for sample, label in zip(samples, labels, strict=True):
-            if not 0 <= label < len(names):
-                raise TrainingError(
-                    f"{sample.key} of {source} is of the class {sample.labels[0]!r} (number "
-                    f"{sample.label_index}), which is none of the {len(names)} classes."
-                )
-        return Classes(names, np.array(labels, dtype=np.int64))
 
 
 def _is_image(sample: Sample) -> bool:
@@ -122,13 +104,3 @@ def _is_image(sample: Sample) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _read_names(path: Path) -> list[str]:
-    try:
-        names = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TrainingError(f"{path} cannot be read: {error}.") from error
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise TrainingError(f"{path} is not a list of class names.")
-    return names

@@ -1,9 +1,8 @@
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 
-from clipsearch_train.evaluate import class_embeddings, recall_at, zero_shot
+from clipsearch_train.evaluation import retrieval
+from clipsearch_train.evaluation.retrieval import retrieve
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -17,12 +16,14 @@ def brute_recall(images: np.ndarray, texts: np.ndarray, owner: np.ndarray, k: in
     return float(np.mean(forth) * 100), float(np.mean(back) * 100)
 
 
-def test_recall_equals_brute_force() -> None:
+@pytest.mark.parametrize("chunk", [1024, 7])
+def test_recall_equals_brute_force(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrieval, "CHUNK", chunk)
     rng = np.random.default_rng(0)
     images = unit(rng.normal(size=(40, 8)))
     owner = rng.permutation(np.repeat(np.arange(40), 3))
     texts = unit(images[owner] + rng.normal(size=(120, 8)) * 0.6)
-    scores = recall_at(images, texts, owner, ks=(1, 5, 10))
+    scores = retrieve(images, texts, owner).scores()
     for k in (1, 5, 10):
         forth, back = brute_recall(images, texts, owner, k)
         assert scores[f"text_to_image_r{k}"] == pytest.approx(forth)
@@ -34,14 +35,37 @@ def test_recall_by_hand() -> None:
     images = np.eye(3, dtype=np.float32)
     # Text 0 and 1 are of image 0, the second of them lies nearer to image 1; text 2 is of image 1.
     texts = unit(np.array([[1, 0.1, 0], [0.5, 0.9, 0], [0, 1, 0.1]]))
-    scores = recall_at(images, texts, np.array([0, 0, 1]), ks=(1, 2))
+    scores = retrieve(images, texts, np.array([0, 0, 1])).scores(ks=(1, 2))
     assert scores == pytest.approx(
         {
             "text_to_image_r1": 200 / 3,
             "text_to_image_r2": 100.0,
+            "text_to_image_median_rank": 1.0,
             "image_to_text_r1": 100.0,
             "image_to_text_r2": 100.0,
+            "image_to_text_median_rank": 1.0,
         }
+    )
+
+
+def test_an_images_own_captions_do_not_stand_in_each_others_way() -> None:
+    # The texts in the order of their cosine with image 0: its own second, another's, its own first.
+    images = np.eye(2, dtype=np.float32)
+    texts = unit(np.array([[0.5, 0.5], [1.0, 0.0], [0.8, 0.2]]))
+    found = retrieve(images, texts, np.array([0, 0, 1]))
+    assert found.described.tolist() == [0, 1]
+    assert found.image_ranks.tolist() == [0, 1]  # image 1 prefers text 0, which is of image 0
+    assert found.text_ranks.tolist() == [1, 0, 1]  # text 0 lies between the images: a tie counts against
+    assert found.scores()["text_to_image_median_rank"] == 2.0
+
+
+def test_images_without_texts_are_in_the_way_but_ask_nothing() -> None:
+    images = np.eye(3, dtype=np.float32)
+    found = retrieve(images, unit(np.array([[0.5, 0.9, 0.0]])), np.array([0]))
+    assert (found.text_ranks.tolist(), found.image_ranks.tolist(), found.described.tolist()) == (
+        [1],
+        [0],
+        [0],
     )
 
 
@@ -49,32 +73,6 @@ def test_recall_by_hand() -> None:
 def test_a_collapsed_or_broken_model_scores_nothing(value: float) -> None:
     images = np.full((20, 4), value, np.float32) / 2
     owner = np.repeat(np.arange(20), 2)
-    assert set(recall_at(images, images[owner], owner).values()) == {0.0}
-    assert set(zero_shot(images, images[:10], np.zeros(20, np.int64)).values()) == {0.0}
-
-
-def test_zero_shot_equals_brute_force() -> None:
-    rng = np.random.default_rng(1)
-    classes = unit(rng.normal(size=(12, 6)))
-    labels = rng.integers(12, size=200)
-    images = unit(classes[labels] + rng.normal(size=(200, 6)) * 0.7)
-    scores = zero_shot(images, classes, labels)
-    order = np.argsort(-(images @ classes.T), axis=1)
-    assert scores["top1"] == pytest.approx(float((order[:, 0] == labels).mean() * 100))
-    assert scores["top5"] == pytest.approx(float((order[:, :5] == labels[:, None]).any(axis=1).mean() * 100))
-    assert 20 < scores["top1"] < scores["top5"] < 100
-
-
-class Lettered:
-    """Embeds a text as the counts of the letters a, b and c."""
-
-    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
-        return unit(np.array([[text.count(letter) for letter in "abc"] for text in texts], dtype=np.float64))
-
-
-def test_prompts_are_averaged_in_embedding_space() -> None:
-    classes = class_embeddings(Lettered(), ["a", "b"], ["{}", "{}c"])
-    half = np.sqrt(0.5)
-    first = np.array([1 + half, 0, half])
-    assert classes == pytest.approx(unit(np.stack([first, first[[1, 0, 2]]])), rel=1e-6)
-    assert classes.dtype == np.float32
+    scores = retrieve(images, images[owner], owner).scores()
+    assert {value for name, value in scores.items() if "median" not in name} == {0.0}
+    assert scores["text_to_image_median_rank"] == 20.0
