@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,6 +32,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="Torch device: cpu, cuda, mps (default: the best there is).")
 ]
+# How often a stage says where it is when there is no terminal to draw a bar on.
+_SECONDS_BETWEEN_LINES = 60.0
 
 
 @contextmanager
@@ -93,6 +96,29 @@ def progress_bar(unit: str) -> Iterator[Progress]:
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
         yield progress
+
+
+@contextmanager
+def stages() -> Iterator[Callable[..., None]]:
+    """A bar for each stage of a run; where there is no terminal, a line now and then."""
+    with progress_bar("steps") as bar:
+        tasks: dict[str, tuple[object, float]] = {}
+        said: dict[str, float] = {}
+        quiet = not sys.stderr.isatty()
+
+        def report(stage: str, done: int, total: int, detail: str = "") -> None:
+            now = time.monotonic()
+            if stage not in tasks:
+                tasks[stage], said[stage] = (bar.add_task(stage, total=total, rate=""), now), now
+            task, started = tasks[stage]
+            rate = f"{done / (now - started):.1f}/s" if now - started > 1 else ""
+            rate = f"{rate} {detail}".strip()
+            bar.update(task, completed=done, total=total, rate=rate)  # type: ignore[arg-type]
+            if quiet and (done >= total or now - said[stage] > _SECONDS_BETWEEN_LINES):
+                said[stage] = now
+                say(f"{stage}: {done:,} of {total:,} {rate}".rstrip())
+
+        yield report
 
 
 def amount(count: int, one: str, many: str | None = None) -> str:
