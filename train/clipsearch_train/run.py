@@ -34,7 +34,8 @@ CHECKPOINT = "checkpoint.pt"
 class Report(Protocol):
     """Hears how far a stage of a run is: its name, steps done, steps in all, and a word more."""
 
-    def __call__(self, stage: str, done: int, total: int, detail: str = "", /) -> None: ...
+    def __call__(self, stage: str, done: int, total: int, detail: str = "", /) -> None:
+        """Take note of it."""
 
 
 class Trainer:
