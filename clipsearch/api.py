@@ -14,25 +14,26 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from clipsearch.browse import View
 from clipsearch.config import default_library
-from clipsearch.errors import ImageError, LibraryEmpty, ModelInvalid, ModelMismatch, ModelNotFound
+from clipsearch.errors import ImageError, LibraryEmpty, ModelMismatch
 from clipsearch.folder import Health, LibraryFolder, Snapshot
 from clipsearch.index import EXACT_LIMIT, Searcher, build, load, save, tune
+from clipsearch.library_model import LibraryModel
 from clipsearch.paths import display, to_json
 from clipsearch.search import Hit, Query, Where, compose, rank
+from clipsearch.search.query import Kind
 from clipsearch.store import FailureRow, PruneResult, RootRow, RunRow, SpaceRow
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from clipsearch.browse import View
     from clipsearch.encoder import Encoder
     from clipsearch.store.overview import Overview
     from clipsearch_indexer.ingest import Options, Progress, Summary
@@ -91,14 +92,15 @@ class Status:
 class Library:
     """A collection of indexed photos. Searching never waits for indexing, in this process or another.
 
-    Open it once and keep it: the model is loaded by the first search and stays.
+    Open it once and keep it: what a search needs of the model is loaded by the first one and stays. Words
+    alone need its text tower, which runs in NumPy; torch is loaded for pictures, for indexing, and where a
+    `device` is named.
     """
 
-    def __init__(self, folder: LibraryFolder, device: str | None) -> None:
+    def __init__(self, folder: LibraryFolder, device: str | None, encoder: Encoder | None) -> None:
         """Use `open` instead."""
         self._folder = folder
-        self._device = device
-        self._encoder: Encoder | None = None
+        self._model = LibraryModel(device, encoder)
         self._searcher: tuple[tuple[str, int, str], Searcher] | None = None
         self._overview: tuple[tuple[str, int], Overview] | None = None
 
@@ -119,9 +121,7 @@ class Library:
         """
         place = default_library() if path is None else Path(path).expanduser()
         folder = LibraryFolder.create(place) if create else LibraryFolder.open(place)
-        library = cls(folder, device)
-        library._encoder = encoder
-        return library
+        return cls(folder, device, encoder)
 
     @property
     def path(self) -> Path:
@@ -139,6 +139,8 @@ class Library:
 
         Raises LibraryEmpty, LibraryDamaged, StorageError.
         """
+        from clipsearch.browse import View
+
         with self._folder.snapshot() as photos:
             key = (photos.key, photos.generation)
             cached = self._overview
@@ -163,10 +165,10 @@ class Library:
         """
         from clipsearch_indexer.ingest import ingest
 
-        encoder = self._model(model)
+        encoder = self._indexing_model(model)
         roots = [path if isinstance(path, bytes) else os.fspath(path) for path in paths]
         summary = ingest(self._folder, encoder, roots, options, report)
-        self._encoder = encoder  # replaced by `encoder` as long as another one answers
+        self._model.loaded = encoder  # replaced by `encoder` as long as another one answers
         if not summary.interrupted:
             self._keep_index()
         return summary
@@ -185,17 +187,9 @@ class Library:
         ``horse + stripes - "tall grass"``, ``1.5:beach``, ``photo.jpg + "at night"``.
         Raises UsageError, ImageError, LibraryEmpty, ModelMismatch, ModelNotFound.
         """
-        encoder = self.encoder
-        if isinstance(query, str):
-            query = Query.parse(query, is_image=is_image_path)
-        if isinstance(query, Path):
-            query = Query.image(str(query))
-        if isinstance(query, Query):
-            vector, kind = compose(query, encoder.encode_text, partial(_embed_files, encoder))
-        else:
-            vector, kind = encoder.encode_images([query])[0], "image"
+        vector, kind, made_by = self._embed(query)
         with self._folder.snapshot() as photos:
-            if photos.space.fingerprint != encoder.fingerprint:
+            if photos.space.fingerprint != made_by:
                 raise ModelMismatch(
                     f"The library has just been switched to {photos.space.model_name}; search again."
                 )
@@ -224,7 +218,7 @@ class Library:
     def status(self) -> Status:
         """What the library holds."""
         with self._folder.reading() as catalog:
-            counts, space = catalog.counts.all(), catalog.spaces.active()
+            counts, space = catalog.counts.all(), catalog.active_space()
             runs = catalog.runs.last()
         return Status(
             path=self.path,
@@ -302,12 +296,27 @@ class Library:
 
         Raises LibraryEmpty, ModelNotFound, ModelInvalid, ModelMismatch.
         """
+        return self._model.whole(self._active_space())
+
+    def _active_space(self) -> SpaceRow:
         space = self._folder.active_space()
         if space is None:
             raise LibraryEmpty(f"The library at {self.path} is empty; `clipsearch index DIR` fills it.")
-        if self._encoder is None or self._encoder.fingerprint != space.fingerprint:
-            self._encoder = self._load(space)
-        return self._encoder
+        return space
+
+    def _embed(self, query: str | Query | Image.Image | Path) -> tuple[npt.NDArray[np.float32], Kind, str]:
+        """The vector to search for, what it is made from, and the fingerprint of the model that made it."""
+        space = self._active_space()
+        if isinstance(query, str):
+            query = Query.parse(query, is_image=is_image_path)
+        if isinstance(query, Path):
+            query = Query.image(str(query))
+        if not isinstance(query, Query):
+            return self.encoder.encode_images([query])[0], "image", self.encoder.fingerprint
+        in_words = all(term.kind == "text" for term in query.terms)
+        model = self._model.words(space) if in_words else self.encoder
+        vector, kind = compose(query, model.encode_text, lambda paths: _embed_files(self.encoder, paths))
+        return vector, kind, model.fingerprint
 
     def close(self) -> None:
         """Close the library's files."""
@@ -319,42 +328,18 @@ class Library:
     def __exit__(self, *_exception: object) -> None:
         self.close()
 
-    def _model(self, model: PathLike | Encoder | None) -> Encoder:
+    def _indexing_model(self, model: PathLike | Encoder | None) -> Encoder:
         """The model to index with."""
         if model is None:
             if self._folder.active_space() is not None:
                 return self.encoder
-            if self._encoder is not None:
-                return self._encoder
+            if self._model.loaded is not None:
+                return self._model.loaded
         if model is None or isinstance(model, str | os.PathLike):
             from clipsearch.encoder import load_model
 
-            return load_model(None if model is None else os.fspath(model), device=self._device)
+            return load_model(None if model is None else os.fspath(model), device=self._model.device)
         return model
-
-    def _load(self, space: SpaceRow) -> Encoder:
-        """The model that made a space: from where it was then, else by its name."""
-        from clipsearch.encoder import load_model
-
-        mismatch: Encoder | None = None
-        for name in (space.model_source, space.model_name):
-            try:
-                loaded = load_model(name, device=self._device)
-            except (ModelNotFound, ModelInvalid):
-                continue
-            if loaded.fingerprint == space.fingerprint:
-                return loaded
-            mismatch = loaded
-        if mismatch is None:
-            raise ModelNotFound(
-                f"The library was made with the model {space.model_name}, which is no longer on this machine "
-                f"(it was at {space.model_source}). Put it back, or run `clipsearch index --model NAME`."
-            )
-        raise ModelMismatch(
-            f"The library was made with {space.model_name} ({space.fingerprint}), and the {mismatch.name} on "
-            f"this machine is another ({mismatch.fingerprint}). `clipsearch index --model {mismatch.name}` "
-            "embeds the photos anew."
-        )
 
     def _searcher_of(self, photos: Snapshot) -> Searcher:
         manifest = self._folder.index_manifest_path(photos.space)

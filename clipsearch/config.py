@@ -9,6 +9,7 @@ import platformdirs
 
 LIBRARY_VARIABLE = "CLIPSEARCH_LIBRARY"
 MODELS_VARIABLE = "CLIPSEARCH_MODELS"
+CACHE_VARIABLE = "CLIPSEARCH_CACHE"
 OFFLINE_VARIABLE = "HF_HUB_OFFLINE"
 
 
@@ -22,6 +23,12 @@ def models_folder() -> Path:
     """Where pulled models are kept: `CLIPSEARCH_MODELS`, else the user's data folder."""
     named = os.environ.get(MODELS_VARIABLE)
     return Path(named).expanduser() if named else platformdirs.user_data_path("clipsearch") / "models"
+
+
+def cache_folder() -> Path:
+    """Where what can be worked out again is kept: `CLIPSEARCH_CACHE`, else the user's cache folder."""
+    named = os.environ.get(CACHE_VARIABLE)
+    return Path(named).expanduser() if named else platformdirs.user_cache_path("clipsearch")
 
 
 def bundled_models() -> Path:

@@ -12,9 +12,10 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
 
-from clipsearch.errors import ImageError, ModelInvalid, UsageError
+from clipsearch.errors import ImageError, UsageError
 from clipsearch.images import decode, to_rgb
 from clipsearch.model import VisionTransformer, fold_batch_norms
+from clipsearch.text_encoder import check_texts, unit_rows
 from clipsearch.weights import LoadedModel, load_folder
 from clipsearch.zoo import resolve
 
@@ -104,8 +105,7 @@ class Encoder:
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str], batch: int = 256) -> Vectors:
         """Texts -> float32 (n, dim), unit rows. Raises ModelInvalid for damaged weights, UsageError."""
-        if isinstance(texts, str):
-            raise UsageError("encode_text takes a list of texts.")
+        check_texts(texts)
         with self._device_errors():
             rows = [
                 self._model.encode_text(
@@ -148,17 +148,7 @@ class Encoder:
     def _unit(self, rows: list[torch.Tensor]) -> Vectors:
         if not rows:
             return np.zeros((0, self.dim), np.float32)
-        features = torch.cat(rows).float()
-        norms = features.norm(dim=-1, keepdim=True)
-        # Not "norm is 0 or not finite": a comparison with NaN is false.
-        bad = [row for row, good in enumerate((norms > 0) & torch.isfinite(norms)) if not good]
-        if bad:
-            told = ", ".join(map(str, bad[:10])) + (", …" if len(bad) > 10 else "")
-            raise ModelInvalid(
-                f"The model {self.name} gave no usable embedding for {len(bad)} of {len(features)} inputs "
-                f"(rows {told}); its weights are damaged."
-            )
-        return np.asarray((features / norms).cpu().numpy(), dtype=np.float32)
+        return unit_rows(np.asarray(torch.cat(rows).float().cpu().numpy(), np.float32), self.name)
 
     @contextmanager
     def _device_errors(self) -> Iterator[None]:

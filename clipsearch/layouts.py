@@ -7,16 +7,28 @@ not do is refused by name here: a model read half-right would answer, and wrongl
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
-
-import torch
-from torch import Tensor
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, Self, TypeVar
 
 from clipsearch.errors import ModelInvalid
-from clipsearch.model import ClipConfig
+from clipsearch.sizes import ClipConfig
 
-Tensors = Mapping[str, Tensor]
+
+class Array(Protocol):
+    """What is asked of a tensor here: torch's and NumPy's will do."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of its axes."""
+
+    @property
+    def T(self) -> Self:  # noqa: N802 - the name it has
+        """Transposed."""
+
+
+A = TypeVar("A", bound=Array)
+Join = Callable[[list[A]], A]
+"""Puts arrays together along their first axis."""
 TRUNK = "mobilenet_edgetpu_100"
 
 # OpenAI's archives carry these sizes as tensors; the shapes say the same.
@@ -54,7 +66,17 @@ _FOREIGN = {
 }
 
 
-def refuse_unsupported(tensors: Tensors, model_cfg: Mapping[str, Any]) -> None:
+def openai_layout(tensors: Mapping[str, A], asked: Mapping[str, Any], join: Join[A]) -> dict[str, A]:
+    """The tensors of any layout under OpenAI's names; `asked` is OpenCLIP's `model_cfg`.
+
+    Raises ModelInvalid for an architecture that is not CLIP as `clipsearch.model` has it.
+    """
+    refuse_unsupported(tensors, asked)
+    plain = strip_prefixes(tensors)
+    return from_hugging_face(plain, join) if is_hugging_face(plain) else plain
+
+
+def refuse_unsupported(names: Iterable[str], model_cfg: Mapping[str, Any]) -> None:
     """Raise ModelInvalid, naming it, for an architecture that is not CLIP as `clipsearch.model` has it."""
     if "multimodal_cfg" in model_cfg:
         raise ModelInvalid("This is a CoCa model (multimodal_cfg), which clipsearch does not support.")
@@ -65,7 +87,7 @@ def refuse_unsupported(tensors: Tensors, model_cfg: Mapping[str, Any]) -> None:
                 raise ModelInvalid(
                     f"The model asks for {part}.{key} = {value!r}, which clipsearch does not support."
                 )
-    for name in tensors:
+    for name in names:
         for start, what in _FOREIGN.items():
             if name.startswith(start):
                 raise ModelInvalid(f"This is {what}, which clipsearch does not support.")
@@ -79,9 +101,9 @@ def table(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return found
 
 
-def strip_prefixes(tensors: Tensors) -> dict[str, Tensor]:
+def strip_prefixes(tensors: Mapping[str, A]) -> dict[str, A]:
     """Drop what wrappers add: `module.` (DDP), `text.` (OpenCLIP's custom text), size metadata, buffers."""
-    out: dict[str, Tensor] = {}
+    out: dict[str, A] = {}
     for name, tensor in tensors.items():
         name = name.removeprefix("module.").removeprefix("text.")
         if name not in _METADATA and not name.endswith(("attn_mask", "position_ids")):
@@ -89,15 +111,15 @@ def strip_prefixes(tensors: Tensors) -> dict[str, Tensor]:
     return out
 
 
-def is_hugging_face(tensors: Tensors) -> bool:
+def is_hugging_face(names: Iterable[str]) -> bool:
     """Whether the names are those of `transformers.CLIPModel`."""
-    return any(name.startswith("vision_model.") for name in tensors)
+    return any(name.startswith("vision_model.") for name in names)
 
 
-def from_hugging_face(tensors: Tensors) -> dict[str, Tensor]:
+def from_hugging_face(tensors: Mapping[str, A], join: Join[A]) -> dict[str, A]:
     """`transformers.CLIPModel` names and layouts -> OpenAI's; names it does not know stay as they are."""
-    out: dict[str, Tensor] = {}
-    joined: dict[str, dict[str, Tensor]] = {}
+    out: dict[str, A] = {}
+    joined: dict[str, dict[str, A]] = {}
     for name, tensor in tensors.items():
         block = re.fullmatch(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
         if block is None:
@@ -112,7 +134,7 @@ def from_hugging_face(tensors: Tensors) -> dict[str, Tensor]:
             out[f"{prefix}{_HF_BLOCK.get(module, module)}.{kind}"] = tensor
     for name, parts in joined.items():
         if len(parts) == len(_HF_QKV):
-            out[name] = torch.cat([parts[module] for module in _HF_QKV])
+            out[name] = join([parts[module] for module in _HF_QKV])
     return out
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -22,47 +21,13 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.checkpoint import checkpoint
 
+from clipsearch.sizes import ClipConfig as ClipConfig
+from clipsearch.sizes import TextConfig as TextConfig
+from clipsearch.sizes import VisionConfig as VisionConfig
+
 # Paper §2.5: the temperature starts at 0.07 and the logit scale is clipped at 100.
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 MAX_LOGIT_SCALE = math.log(100.0)
-
-
-@dataclass(frozen=True)
-class VisionConfig:
-    """The image tower.
-
-    `layers` is an int for a ViT, four ints for a ModifiedResNet, and unused when `trunk` names a
-    convolutional trunk (see `clipsearch.mobilenet`).
-    """
-
-    image_size: int = 224
-    layers: int | tuple[int, int, int, int] = 12
-    width: int = 768
-    patch_size: int | None = 32
-    head_width: int = 64
-    trunk: str | None = None
-    trunk_proj: str = "linear"
-
-
-@dataclass(frozen=True)
-class TextConfig:
-    """The text tower. The embedding is read at the token with the highest id, the end of text."""
-
-    context_length: int = 77
-    vocab_size: int = 49408
-    width: int = 512
-    heads: int = 8
-    layers: int = 12
-
-
-@dataclass(frozen=True)
-class ClipConfig:
-    """Sizes of a CLIP model; `quick_gelu` is what OpenAI's own weights were trained with."""
-
-    embed_dim: int = 512
-    vision: VisionConfig = field(default_factory=VisionConfig)
-    text: TextConfig = field(default_factory=TextConfig)
-    quick_gelu: bool = False
 
 
 def _normal_(tensor: Tensor, std: float) -> None:

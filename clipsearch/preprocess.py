@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
     from torch import Tensor
 
 # openai/CLIP, clip/clip.py, `_transform`.
@@ -41,6 +41,8 @@ class Preprocess:
 
     def pixels(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """An RGB image -> uint8 (size, size, 3), resized and cropped."""
+        from PIL import Image  # not for those who only want to know the size, as a query does
+
         resample = Image.Resampling[self.interpolation.upper()]
         if self.squash:
             return np.asarray(image.resize((self.size, self.size), resample))

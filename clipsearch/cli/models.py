@@ -68,7 +68,8 @@ def info(
     from clipsearch.zoo import resolve
 
     found = resolve(name)  # before torch is loaded, which takes seconds
-    from clipsearch.weights import find_weights, load_folder
+    from clipsearch.model_files import find_weights
+    from clipsearch.weights import load_folder
 
     loaded = load_folder(found.folder)
     config = loaded.model.config

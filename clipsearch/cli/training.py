@@ -42,8 +42,8 @@ def train(
     """Train a model from a recipe; Ctrl-C leaves a checkpoint, the same command goes on from it."""
     from clipsearch_train.card import results_table
     from clipsearch_train.data import named
-    from clipsearch_train.run import Trainer
     from clipsearch_train.plan import plan_run
+    from clipsearch_train.run import Trainer
 
     run = plan_run(recipe, data, library, smoke=smoke)
     with stages() as report:

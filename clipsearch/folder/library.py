@@ -24,10 +24,12 @@ from clipsearch.folder.layout import Layout
 from clipsearch.folder.lock import writer_lock
 from clipsearch.folder.writer import Writer
 from clipsearch.store import Hit, SlotFilter, SpaceRow
+from clipsearch.store.reader import Reader
 from clipsearch.vectors import Halves, VectorFile
 
 if TYPE_CHECKING:
     from clipsearch.store.catalog import Catalog, Store
+    from clipsearch.store.reader import Reading
     from clipsearch.store.search import Slots
 
 
@@ -57,7 +59,7 @@ class Snapshot:
     library_id: str
     space: SpaceRow
     vectors: Halves
-    catalog: Catalog
+    catalog: Reading
 
     @property
     def key(self) -> str:
@@ -81,11 +83,18 @@ class Snapshot:
 class LibraryFolder:
     """A library at a path. Reads through it never wait for a writer; close it, or use it as a context."""
 
-    def __init__(self, path: Path, store: Store) -> None:
+    def __init__(self, path: Path, reader: Reader) -> None:
         """Use `open` or `create` instead."""
         self.path = path
         self.layout = Layout(path)
-        self._store = store
+        self._reader = reader
+
+    @cached_property
+    def _store(self) -> Store:
+        """The whole catalog, for what is no search: SQLAlchemy takes longer to load than a search."""
+        from clipsearch.store.catalog import Store
+
+        return Store(self.layout.catalog)
 
     @classmethod
     def create(cls, path: Path) -> LibraryFolder:
@@ -111,8 +120,6 @@ class LibraryFolder:
         Raises LibraryNotFound, LibraryVersion (a newer one, or an older one that cannot be written now),
         LibraryDamaged, StorageError. Nothing is changed then.
         """
-        from clipsearch.store.catalog import Store  # SQLAlchemy takes half a second to load
-
         path = path.absolute()
         layout = Layout(path)
         with durable.storage_errors(layout.catalog):
@@ -120,18 +127,18 @@ class LibraryFolder:
         if not found:
             _check_not_lost(layout)
             raise _not_found(path)
-        store = Store(layout.catalog)
+        reader = Reader(layout.catalog)
         try:
-            if store.version == 0:
+            if reader.version == 0:
                 _check_not_lost(layout)
                 raise _not_found(path)  # a process died while it made the library
-            if not store.is_current:
-                store.close()
+            if not reader.is_current:
+                reader.close()
                 _upgrade(layout)
-                store = Store(layout.catalog)
-            return cls(path, store)
+                reader = Reader(layout.catalog)
+            return cls(path, reader)
         except BaseException:
-            store.close()
+            reader.close()
             raise
 
     @contextmanager
@@ -163,8 +170,8 @@ class LibraryFolder:
         LibraryEmpty before anything was indexed, LibraryDamaged, StorageError.
         """
         for last in (False, True):
-            with self._store.reading() as catalog:
-                space = catalog.spaces.active()
+            with self._reader.reading() as catalog:
+                space = catalog.active_space()
                 if space is None:
                     raise LibraryEmpty(
                         f"The library at {self.path} is empty; `clipsearch index DIR` fills it."
@@ -181,13 +188,13 @@ class LibraryFolder:
 
     def generation(self) -> int:
         """Return the number of the last commit; it tells a holder of older results to ask again."""
-        with self._store.reading() as catalog:
+        with self._reader.reading() as catalog:
             return catalog.generation()
 
     def active_space(self) -> SpaceRow | None:
         """Return the space that answers queries; None before anything was indexed."""
-        with self._store.reading() as catalog:
-            return catalog.spaces.active()
+        with self._reader.reading() as catalog:
+            return catalog.active_space()
 
     def require_model(self, fingerprint: str, name: str) -> SpaceRow:
         """Return the active space if it was made with this model.
@@ -248,7 +255,9 @@ class LibraryFolder:
 
     def close(self) -> None:
         """Close the catalog."""
-        self._store.close()
+        self._reader.close()
+        if "_store" in self.__dict__:
+            self._store.close()
 
     def __enter__(self) -> LibraryFolder:
         return self

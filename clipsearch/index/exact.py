@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clipsearch.halves import WIDENED, widen
 from clipsearch.index.checks import (
     Floats,
     Slots,
@@ -38,10 +39,8 @@ from clipsearch.index.engine import faiss
 from clipsearch.index.ordering import (
     ROWS_AT_A_TIME,
     SCORE_TOLERANCE,
-    WIDENED,
     at_least_kth,
     rerank,
-    widen,
 )
 
 NUMPY_BUDGET = 200_000 * 512

@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from clipsearch.index.checks import Floats, Slots, Vectors
 
 ROWS_AT_A_TIME = 512
 """Rows widened at once: 1 MiB of float32 at 512 dimensions, which stays in the second-level cache."""
 
-WIDENED = np.float32(2.0**-112)
-"""Scale of what `widen` gives."""
-_ALL_BUT_COPIED_SIGNS = np.uint32(0x8FFF_FFFF).view(np.int32)
-
 SCORE_TOLERANCE = 4e-6
 """Largest distance between a float32 dot product of unit vectors (any order of summing) and `score_rows`.
 
 (d/16 + 4)·2^-24 bounds blocked sums of 16 lanes for Σ|x·q| ≤ 1: 2.2e-6 at d = 512, 4e-6 at d = 1024.
 """
-
-
-def widen(halves: Vectors, out: npt.NDArray[np.int32]) -> Floats:
-    """Finite `halves` (m, d) as float32 times 2^-112, exactly, in the memory of `out` (m, d).
-
-    A half's exponent and fraction, moved up 13 bits, are those of a float32 whose exponent counts from 127
-    instead of 15: hence the factor, which the other side of a product takes back. Three passes over integers
-    are ten times as quick as NumPy's own conversion, which goes number by number. Shifting copies the sign
-    into the three bits below it; the mask takes those away.
-    """
-    np.copyto(out, halves.view(np.int16))
-    np.left_shift(out, 13, out=out)
-    np.bitwise_and(out, _ALL_BUT_COPIED_SIGNS, out=out)
-    return out.view(np.float32)
 
 
 def score_rows(vectors: Vectors, slots: Slots, query: Floats) -> Floats:

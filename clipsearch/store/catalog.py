@@ -1,7 +1,7 @@
 """The catalog of a library: opens it, runs transactions in it, and hands out the queries.
 
     with store.reading() as catalog:
-        space = catalog.spaces.active()
+        space = catalog.active_space()
 
 Everything that is asked within one `reading()` sees one state; everything done within one `writing()` is kept
 whole or not at all.
@@ -14,21 +14,19 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, text
 
 from clipsearch import durable
-from clipsearch.errors import LibraryDamaged
 from clipsearch.store import migrations
+from clipsearch.store.connect import BUSY_TIMEOUT_MS
 from clipsearch.store.counts import Counts
 from clipsearch.store.embeddings import Embeddings
-from clipsearch.store.engine import BUSY_TIMEOUT_MS, Access, catalog_errors, open_engine
+from clipsearch.store.engine import Access, catalog_errors, open_engine
 from clipsearch.store.files import Files
 from clipsearch.store.images import Images
 from clipsearch.store.journal import Failures, Runs
-from clipsearch.store.models import Meta
-from clipsearch.store.overview import Overview, overview
+from clipsearch.store.reader import Reading
 from clipsearch.store.roots import Roots
-from clipsearch.store.search import Search
 from clipsearch.store.spaces import Spaces
 
 # What must hold between rows, as queries that count the exceptions.
@@ -51,10 +49,11 @@ _RULES = {
 }
 
 
-class Catalog:
+class Catalog(Reading):
     """One transaction: the queries, by what they are about."""
 
     def __init__(self, connection: Connection) -> None:
+        super().__init__(_driver_of(connection))
         self._connection = connection
         self.roots = Roots(connection)
         self.images = Images(connection)
@@ -63,20 +62,7 @@ class Catalog:
         self.runs = Runs(connection)
         self.spaces = Spaces(connection)
         self.embeddings = Embeddings(connection)
-        self.search = Search(connection)
         self.counts = Counts(connection)
-
-    def overview(self, space_id: int) -> Overview:
-        """Return the columns of all visible photos; see `clipsearch.store.overview`."""
-        return overview(self._connection, space_id)
-
-    def generation(self) -> int:
-        """Return the number of committed transactions: two states of the catalog never share one."""
-        return int(self._meta("generation"))
-
-    def library_id(self) -> str:
-        """Return the random id that the library was given when it was made (32 hex digits)."""
-        return self._meta("library_id")
 
     def integrity(self) -> list[str]:
         """Return what is wrong with the file or between its rows, in sentences; empty when all is well."""
@@ -95,21 +81,20 @@ class Catalog:
 
         By SQLite's own backup, the one way that is right beside a writer. Raises StorageError.
         """
-        driver = self._connection.connection.driver_connection
-        assert isinstance(driver, sqlite3.Connection)
         with catalog_errors(target), closing(sqlite3.connect(target)) as copy:
-            driver.backup(copy)
-
-    def _meta(self, key: str) -> str:
-        value = self._connection.execute(select(Meta.value).where(Meta.key == key)).scalar_one_or_none()
-        if value is None:
-            raise LibraryDamaged(f"the catalog has lost its {key}; put a backup in its place")
-        return value
+            self._driver.backup(copy)
 
     def _bump_generation(self) -> None:
         self._connection.execute(
             text("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'generation'")
         )
+
+
+def _driver_of(connection: Connection) -> sqlite3.Connection:
+    """Return the driver's own connection, which is in the same transaction."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    return driver
 
 
 class Store:

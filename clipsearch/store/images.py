@@ -14,7 +14,7 @@ from clipsearch.store.files import Files, file_date
 from clipsearch.store.models import Embedding, File, Image
 from clipsearch.store.rows import ImageRow, NewImage, PendingImage
 
-IMAGE_COLUMNS = (
+_IMAGE_COLUMNS = (
     Image.id,
     Image.hash,
     Image.size,
@@ -42,8 +42,8 @@ class Images:
 
     def get(self, image_id: int) -> ImageRow | None:
         """Return the image with that id."""
-        row = self._connection.execute(select(*IMAGE_COLUMNS).where(Image.id == image_id)).one_or_none()
-        return None if row is None else image_row(row)
+        row = self._connection.execute(select(*_IMAGE_COLUMNS).where(Image.id == image_id)).one_or_none()
+        return None if row is None else _image_row(row)
 
     def ids_by_hash(self, hashes: Sequence[bytes]) -> dict[bytes, int]:
         """Return hash → image id for those of `hashes` (16 bytes each) that are known."""
@@ -114,9 +114,9 @@ class Images:
         return int(self._connection.execute(query).scalar_one())
 
 
-def image_row(row: Sequence[Any]) -> ImageRow:
-    """Return the image of a row that begins with `IMAGE_COLUMNS`."""
-    values = list(row[: len(IMAGE_COLUMNS)])
+def _image_row(row: Sequence[Any]) -> ImageRow:
+    """Return the image of a row of `_IMAGE_COLUMNS`."""
+    values = list(row)
     values[-2] = tuple(values[-2])
     return ImageRow(*values)
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, select
-
-from clipsearch.store.models import Embedding, File, Image
 
 Ints = npt.NDArray[np.int64]
 
@@ -65,19 +63,14 @@ class Overview:
         return {folder: int(count) for folder, count in zip(self.folders, found, strict=True) if count}
 
 
-def overview(connection: Connection, space_id: int) -> Overview:
+def overview(connection: sqlite3.Connection, space_id: int) -> Overview:
     """Read it, in two queries; at 100,000 photos that takes about a second, so keep it for a generation."""
-    query = select(
-        Embedding.slot,
-        Image.id,
-        Image.dated_at,
-        Image.latitude,
-        Image.longitude,
-        Image.camera,
-        Image.format,
-    ).join(Image, Image.id == Embedding.image_id)
-    query = query.where(Embedding.space_id == space_id, Image.hidden == False)  # noqa: E712
-    found = connection.execute(query.order_by(Embedding.slot)).all()
+    query = (
+        "SELECT slot, images.id, dated_at, latitude, longitude, camera, format"
+        " FROM embeddings JOIN images ON images.id = image_id"
+        " WHERE space_id = ? AND hidden = 0 ORDER BY slot"
+    )
+    found = connection.execute(query, (space_id,)).fetchall()
     slots, ids, dated, north, east, camera, kind = zip(*found, strict=True) if found else ((),) * 7
     image_ids = np.array(ids, np.int64)
     folders, file_rows, file_folders = _folders(connection, image_ids)
@@ -95,8 +88,8 @@ def overview(connection: Connection, space_id: int) -> Overview:
     )
 
 
-def _folders(connection: Connection, image_ids: Ints) -> tuple[tuple[bytes, ...], Ints, Ints]:
-    query = select(File.image_id, File.path).where(File.missing_since.is_(None)).order_by(File.path)
+def _folders(connection: sqlite3.Connection, image_ids: Ints) -> tuple[tuple[bytes, ...], Ints, Ints]:
+    query = "SELECT image_id, path FROM files WHERE missing_since IS NULL ORDER BY path"
     order = np.argsort(image_ids, kind="stable")
     ordered = image_ids[order]
     owners: list[int] = []

@@ -40,18 +40,15 @@ class Spaces:
         """Return the space of that model."""
         return self._one(select(*_COLUMNS).where(Space.fingerprint == fingerprint))
 
-    def active(self) -> SpaceRow | None:
-        """Return the space that answers queries; None before anything was indexed."""
-        return self._one(select(*_COLUMNS).where(Space.active == True))  # noqa: E712 - an SQL expression
-
     def add(self, fingerprint: str, model_name: str, model_source: str, dim: int) -> int:
         """Make a space and return its id; the first one of a library is active from the start."""
+        active = select(Space.id).where(Space.active == True)  # noqa: E712 - an SQL expression
         values = {
             "fingerprint": fingerprint,
             "model_name": model_name,
             "model_source": model_source,
             "dim": dim,
-            "active": self.active() is None,
+            "active": self._connection.execute(active).first() is None,
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "slots": 0,
             "epoch": 0,

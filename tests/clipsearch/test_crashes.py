@@ -80,8 +80,9 @@ def state(home):
         for hit in snapshot.hits(snapshot.visible):
             row = snapshot.vectors[hit.slot].tobytes()
             files.update(dict.fromkeys(hit.paths, (hit.image.hash, row)))
-        known = snapshot.catalog.files.known(1)
-        failures = [(row.path, row.reason) for row in snapshot.catalog.failures.all()]
+        with folder.reading() as catalog:  # of the same state: nobody writes
+            known = catalog.files.known(1)
+            failures = [(row.path, row.reason) for row in catalog.failures.all()]
         return (
             files,
             {path: bool(file.missing) for path, file in known.items()},

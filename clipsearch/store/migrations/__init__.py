@@ -10,11 +10,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
-
-from sqlalchemy import Engine
+from typing import TYPE_CHECKING
 
 from clipsearch.errors import LibraryVersion
 from clipsearch.store.migrations import m001_initial
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 Step = Sequence[str]
 

@@ -126,3 +126,44 @@ def test_a_word_that_looks_like_an_option_says_where_it_belongs(library):
         assert "--" in message
         assert "clipsearch query --" in " ".join(message.replace("│", " ").split())
     assert "clipsearch query --" not in library("query", "red", "-n", "-5", code=2).stderr
+
+
+LOADED = """
+import json, sys
+sys.argv[1:] = sys.argv[2:]
+from clipsearch.cli.main import run
+try:
+    run()
+finally:
+    heavy = ("torch", "faiss", "sqlalchemy", "transformers", "streamlit", "huggingface_hub", "PIL", "rich")
+    print(json.dumps([name for name in heavy if name in sys.modules]), file=sys.stderr)
+"""
+
+
+@pytest.fixture
+def for_real(real, photos, tiny_model):
+    """Commands over a library that a model of random weights made, each saying what it has loaded."""
+    chosen = {"CLIPSEARCH_MODELS": str(tiny_model)}
+    real("index", photos, "--model", "tiny", **chosen)
+    telling = real.by(sys.executable, "-c", LOADED, "-")
+
+    def run(*arguments):
+        done = telling(*arguments, "--json", **chosen)
+        hits = [(hit["path"], hit["score"]) for hit in json.loads(done.stdout)]
+        return hits, json.loads(done.stderr)
+
+    return run
+
+
+def test_words_are_found_without_torch_and_just_as_with_it(for_real, photos):
+    for words in ("a dog", "a dog + 2:red - 'a beach'"):
+        hits, loaded = for_real("query", words)
+        assert loaded == []
+        whole, all_loaded = for_real("query", words, "--device", "cpu")
+        assert "torch" in all_loaded
+        assert [path for path, _ in hits] == [path for path, _ in whole]
+        assert [score for _, score in hits] == pytest.approx([score for _, score in whole], abs=1e-5)
+    hits, loaded = for_real("similar", photos / "red.png")
+    assert len(hits) == 3
+    assert loaded == []
+    assert "torch" in for_real("query", f"{photos / 'red.png'} + dog")[1]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from clipsearch.errors import ModelMismatch, UsageError
+from clipsearch.halves import WIDENED, widen
 from clipsearch.index import exact
 from clipsearch.index.exact import ExactSearch, scan_over
-from clipsearch.index.ordering import WIDENED, widen
 
 
 @pytest.fixture(params=["numpy", "faiss", "gather"])

@@ -96,7 +96,7 @@ def test_renumber_closes_the_gaps_in_order(scene):
 
 def test_the_first_space_is_active_and_one_at_a_time(scene):
     other = scene.catalog.spaces.add("other", "big", "hub", 16)
-    assert scene.catalog.spaces.active().id == scene.space
+    assert scene.catalog.active_space().id == scene.space
     scene.catalog.spaces.activate(other)
     assert [space.active for space in scene.catalog.spaces.all()] == [False, True]
     scene.add("a", b"/p/a")

@@ -1,11 +1,9 @@
 from datetime import datetime
 
 import pytest
-from sqlalchemy import event
-from sqlalchemy.dialects import sqlite
 
 from clipsearch.store import SlotFilter
-from clipsearch.store.search import hidden_slots
+from clipsearch.store.search import HIDDEN_SLOTS
 
 
 def found(scene, **wanted):
@@ -126,17 +124,13 @@ def test_hits_take_one_query_whatever_their_number(scene):
     for number in range(30):
         scene.add(str(number), b"/p/%d" % number, b"/p/copy %d" % number)
     statements = []
-    connection = scene.catalog._connection
-    event.listen(connection, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    scene.catalog._driver.set_trace_callback(statements.append)
     assert len(scene.catalog.search.hits(scene.space, range(30))) == 30
     assert len(statements) == 1
 
 
 def test_hidden_images_are_found_without_a_walk_through_all(scene):
-    written = hidden_slots(scene.space).compile(
-        dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}
-    )
-    query = str(written)
-    plan = [row[3] for row in scene.catalog._connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}")]
+    rows = scene.catalog._driver.execute(f"EXPLAIN QUERY PLAN {HIDDEN_SLOTS}", (scene.space,))
+    plan = [row[3] for row in rows]
     assert plan[0] == "SCAN images USING INDEX images_hidden"
     assert plan[1].startswith("SEARCH embeddings")

@@ -1,0 +1,203 @@
+"""What the benchmarks are run on: random weights in released sizes, many small files, libraries of both tools.
+
+Timing depends on sizes alone, so random weights and vectors do, and nothing needs to be downloaded.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import sqlite3
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from clipsearch.folder import Batch, LibraryFolder
+from clipsearch.metadata import PhotoMetadata
+from clipsearch.store import FoundFile, NewImage
+from clipsearch_indexer.scan import FileStat, filesystem_id
+
+RCLIP_MODEL = "ViT-B-32-256-datacomp_s34b_b86k"
+FOLDER_SIZE = 1000
+ROWS_A_COMMIT = 10_000
+
+Vectors = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One command: seconds on the clock, seconds of processors, peak memory in MB, standard output."""
+
+    wall: float
+    cpu: float
+    peak_mb: float
+    output: bytes
+
+
+def run(command: Sequence[str], cwd: Path | None = None, environment: Mapping[str, str] | None = None) -> Run:
+    """Run a command to its end; CalledProcessError if it fails."""
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=cwd,
+        env={**os.environ, **(environment or {})},
+    )
+    assert process.stdout is not None
+    output = process.stdout.read()
+    _, status, used = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    process.stdout.close()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, list(command))
+    return Run(wall, used.ru_utime + used.ru_stime, _megabytes(used), output)
+
+
+def _megabytes(used: resource.struct_rusage) -> float:
+    return used.ru_maxrss / 1024
+
+
+def interleaved(rounds: int, **ways: Callable[[], Run]) -> dict[str, list[Run]]:
+    """Each way `rounds` times, by turns, after one turn that does not count."""
+    found: dict[str, list[Run]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):
+        for name, way in ways.items():
+            done = way()
+            if turn:
+                found[name].append(done)
+    return found
+
+
+def table(found: Mapping[str, Sequence[Run]], base: str) -> None:
+    """Print medians, and the ratio of each to `base`."""
+    print(f"{'':28} {'wall':>9} {'CPU':>9} {'memory':>9}   of {base}")
+    reference = statistics.median(one.wall for one in found[base])
+    for name, runs in found.items():
+        wall = statistics.median(one.wall for one in runs)
+        cpu = statistics.median(one.cpu for one in runs)
+        peak = statistics.median(one.peak_mb for one in runs)
+        print(f"{name:28} {wall:7.2f} s {cpu:7.2f} s {peak:6.0f} MB   {wall / reference:.3f}")
+
+
+def files(folder: Path, count: int) -> list[FileStat]:
+    """`count` small files, a thousand to a folder, named like photos; each another content."""
+    found = []
+    for number in range(count):
+        place = folder / f"{number // FOLDER_SIZE:04d}"
+        if number % FOLDER_SIZE == 0:
+            place.mkdir(parents=True, exist_ok=True)
+        path = place / f"IMG_{number:07d}.jpg"
+        path.write_bytes(b"\xff\xd8\xff%012d" % number)
+        os.utime(path, (1_600_000_000 + number, 1_600_000_000 + number))
+        found.append(FileStat.of(os.fsencode(path), path.stat()))
+    return found
+
+
+def unit_vectors(count: int, dim: int) -> Vectors:
+    """Random unit rows (count, dim)."""
+    rows = np.random.default_rng(0).standard_normal((count, dim), dtype=np.float32)
+    unit: Vectors = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit
+
+
+def fill_ours(
+    library: Path, root: Path, found: Sequence[FileStat], vectors: Vectors, *, model: tuple[str, str, str]
+) -> None:
+    """A library in which the files are known with these embeddings; `model`: fingerprint, name, source."""
+    known = PhotoMetadata(width=4000, height=3000, format="JPEG")
+    with LibraryFolder.create(library) as folder, folder.writer() as writer:
+        space = writer.ensure_space(*model, vectors.shape[1])
+        with writer.changing() as catalog:
+            root_id = catalog.roots.add(os.fsencode(root), filesystem_id(os.fsencode(root)))
+        for start in range(0, len(found), ROWS_A_COMMIT):
+            part = found[start : start + ROWS_A_COMMIT]
+            images = [
+                NewImage(
+                    number.to_bytes(16, "big"),
+                    file.size,
+                    known,
+                    [FoundFile(root_id, file, time.time_ns() + 10**10)],
+                )
+                for number, file in enumerate(part, start)
+            ]
+            rows = vectors[start : start + ROWS_A_COMMIT]
+            writer.commit(Batch(images=images, vectors=rows, space_id=space.id))
+
+
+def fill_rclip(data: Path, found: Sequence[FileStat], vectors: Vectors) -> None:
+    """The same in rclip 3.3's database (its `db.py`, version 4)."""
+    data.mkdir(parents=True, exist_ok=True)
+    with sqlite3.connect(data / "db.sqlite3") as database:
+        database.execute(
+            "CREATE TABLE images (id INTEGER PRIMARY KEY, deleted BOOLEAN, filepath TEXT NOT NULL UNIQUE,"
+            " modified_at DATETIME NOT NULL, size INTEGER NOT NULL, vector BLOB NOT NULL, indexing BOOLEAN,"
+            " hash TEXT)"
+        )
+        database.execute("CREATE UNIQUE INDEX existing_images ON images(filepath) WHERE deleted IS NULL")
+        database.execute("CREATE INDEX hash_index ON images(hash) WHERE deleted IS NULL")
+        database.execute("CREATE TABLE db_version (version INTEGER)")
+        database.execute("INSERT INTO db_version VALUES (4)")
+        database.executemany(
+            "INSERT INTO images (filepath, modified_at, size, vector, hash) VALUES (?, ?, ?, ?, ?)",
+            (
+                (os.fsdecode(file.path), file.mtime_ns / 1e9, file.size, row.tobytes(), f"{number:032x}")
+                for number, (file, row) in enumerate(zip(found, vectors, strict=True))
+            ),
+        )
+    database.close()
+
+
+def rclip_environment(data: Path) -> dict[str, str]:
+    """What rclip is told."""
+    return {"RCLIP_DATADIR": str(data), "HF_HUB_OFFLINE": "1"}
+
+
+def prepare_rclip(model: object, data: Path, vocabulary: Path) -> None:
+    """Put the weights of a `clipsearch.model.Clip`, exported to ONNX, where rclip looks for its own."""
+    import torch
+
+    from clipsearch.model import Clip
+
+    assert isinstance(model, Clip)
+
+    class Text(torch.nn.Module):
+        """The text tower as OpenCLIP computes it: all positions."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.clip = model
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            x = self.clip.token_embedding(tokens) + self.clip.positional_embedding
+            x = self.clip.ln_final(self.clip.transformer(x, causal=True))
+            ends = x[torch.arange(len(x)), tokens.argmax(dim=-1)]
+            return torch.as_tensor(ends @ self.clip.text_projection)
+
+    folder = data / RCLIP_MODEL
+    folder.mkdir(parents=True, exist_ok=True)
+    edge, length = model.config.vision.image_size, model.config.text.context_length
+    for name, tower, example in (
+        ("visual", model.visual, torch.randn(1, 3, edge, edge)),
+        ("textual", Text(), torch.zeros(1, length, dtype=torch.int64)),
+    ):
+        torch.onnx.export(
+            tower,
+            (example,),
+            str(folder / f"{name}.onnx"),
+            input_names=["input"],
+            output_names=["output"],
+            dynamic_axes={"input": {0: "n"}, "output": {0: "n"}},
+            dynamo=False,
+            opset_version=17,
+        )
+    (data / "tokenizer").mkdir(exist_ok=True)
+    shutil.copy(vocabulary, data / "tokenizer" / "bpe_simple_vocab_16e6.txt.gz")

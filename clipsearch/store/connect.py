@@ -1,0 +1,111 @@
+"""How SQLite is spoken to, and what its failures mean; without SQLAlchemy, which a query has no time to load.
+
+A reader opens the file read-only: it can neither checkpoint nor change anything, which also keeps it clear
+of the WAL-reset bug of SQLite before 3.51.3 (two connections that checkpoint at once).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from clipsearch.errors import ClipsearchError, LibraryDamaged, LibraryLocked, StorageError
+
+BUSY_TIMEOUT_MS = 5000
+READER_PRAGMAS = ("foreign_keys = ON", f"busy_timeout = {BUSY_TIMEOUT_MS}", "wal_autocheckpoint = 0")
+READ_MODES = ("mode=ro", "mode=ro&immutable=1")
+"""How a reader opens the catalog. The second is for a folder that cannot be written, where SQLite cannot make
+its shared-memory file: the database as an immutable file, which is right as long as no ``-wal`` with changes
+lies beside it (`needs_immutable`)."""
+
+_PRIMARY = 0xFF  # SQLite's extended result codes carry the primary one in the low byte
+
+
+def connect(path: Path, mode: str) -> sqlite3.Connection:
+    """Connect to the file at `path`; `mode` is that of an SQLite URI."""
+    uri = f"file:{quote(os.fsencode(path.absolute()))}?{mode}"
+    # isolation_level=None: the driver starts no transactions of its own.
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """Connect for reading, tried once: a damaged file is noticed here.
+
+    Raises LibraryDamaged, LibraryLocked, StorageError.
+    """
+    with catalog_errors(path):
+        try:
+            return _tried(connect(path, READ_MODES[0]))
+        except sqlite3.Error as error:
+            if not needs_immutable(error, path):
+                raise
+        return _tried(connect(path, READ_MODES[1]))
+
+
+def _tried(connection: sqlite3.Connection) -> sqlite3.Connection:
+    """Return `connection` once it has read the header and the schema."""
+    try:
+        for pragma in READER_PRAGMAS:
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def catalog_errors(path: Path) -> Iterator[None]:
+    """Turn what SQLite raises in the body into the error a user can act on, for the catalog at `path`."""
+    try:
+        yield
+    except (sqlite3.Error, json.JSONDecodeError) as error:
+        raise translated(error, path) from error
+
+
+def needs_immutable(error: Exception, path: Path) -> bool:
+    """Whether opening failed for want of a place for SQLite's shared memory, and the log holds nothing."""
+    wal = path.with_name(f"{path.name}-wal")
+    try:
+        has_wal = wal.stat().st_size > 0
+    except FileNotFoundError:
+        has_wal = False
+    return _code(error) in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) and not has_wal
+
+
+def _code(error: Exception) -> int:
+    """Return SQLite's primary result code for an error of the driver or SQLAlchemy, 0 without one."""
+    return int(getattr(getattr(error, "orig", error), "sqlite_errorcode", 0)) & _PRIMARY
+
+
+def translated(error: Exception, path: Path) -> ClipsearchError:
+    """Return the sentence for an error of the driver, or of SQLAlchemy around one."""
+    reason = str(getattr(error, "orig", None) or error)
+    match _code(error):
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return LibraryLocked(
+                f"{path} is in use by another program ({reason}); try again when it is done."
+            )
+        case sqlite3.SQLITE_FULL:
+            return StorageError(
+                f"The disk is full: {path} could not take the last batch. Free some space and run the "
+                "command again; what was committed before is safe."
+            )
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
+            return StorageError(
+                f"{path} cannot be opened or written ({reason}). Check the permissions of its folder; if the "
+                "folder is read-only, a -wal file beside the catalog must first be written back by a command "
+                "that may write there."
+            )
+        case sqlite3.SQLITE_IOERR:
+            return StorageError(f"The disk failed at {path} ({reason}). Check the disk, then try again.")
+        case _:
+            return LibraryDamaged(
+                f"{path} is not the catalog that clipsearch wrote ({reason}). It was left as it is; put a "
+                "backup in its place, or move the library away and index again."
+            )

@@ -1,0 +1,97 @@
+"""The words of a model in use, without torch: texts to unit vectors, for queries that hold no picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from clipsearch.digests import sha256_of
+from clipsearch.errors import ModelInvalid, UsageError
+from clipsearch.layouts import openai_layout, table
+from clipsearch.mapped import Mapped, map_tensors
+from clipsearch.model_files import (
+    as_invalid,
+    find_weights,
+    fingerprint_of,
+    infer_config,
+    preprocess_of,
+    settings_of,
+    tokenizer_of,
+)
+from clipsearch.text_tower import TextTower
+from clipsearch.tokenizer import ClipTokenizer
+from clipsearch.zoo import resolve
+
+Vectors = npt.NDArray[np.float32]
+
+
+class TextEncoder:
+    """Embeds texts with one model, as `clipsearch.encoder.Encoder` does, to 1e-5."""
+
+    def __init__(self, name: str, fingerprint: str, tower: TextTower, tokenizer: ClipTokenizer) -> None:
+        self.name = name
+        self.fingerprint = fingerprint
+        self._tower = tower
+        self._tokenizer = tokenizer
+
+    def encode_text(self, texts: Sequence[str]) -> Vectors:
+        """Texts -> float32 (n, dim), unit rows. Raises ModelInvalid for damaged weights, UsageError."""
+        check_texts(texts)
+        return unit_rows(self._tower.encode(self._tokenizer(texts)), self.name)
+
+
+def load_text_encoder(name_or_folder: str | Path, fingerprint: str) -> TextEncoder | None:
+    """The words of a model by name or folder, if it is the one with that fingerprint, else None.
+
+    None also for weights that only torch reads (`.bin`, `.pt`). Whoever knows the fingerprint has loaded this
+    very model whole: its tensors are not checked again, beyond what the fingerprint is made from.
+    Raises ModelNotFound, ModelInvalid.
+    """
+    found = resolve(name_or_folder)
+    weights = find_weights(found.folder)
+    if weights.suffix != ".safetensors":
+        return None
+    with weights.open("rb") as file, as_invalid(f"{weights.parent} is not a CLIP model"):
+        settings = settings_of(weights)
+        asked = None if settings is None else table(settings, "model_cfg")
+        tensors = openai_layout(_without_pictures(map_tensors(file)), asked or {}, np.concatenate)
+        config = infer_config(tensors, asked)
+        preprocess = preprocess_of(table(settings or {}, "preprocess_cfg"), config.vision.image_size)
+        if fingerprint_of(sha256_of(file), preprocess, config) != fingerprint:
+            return None
+    tower = TextTower(tensors, config.text, quick_gelu=config.quick_gelu)
+    return TextEncoder(found.name, fingerprint, tower, tokenizer_of(weights.parent, config.text))
+
+
+def _without_pictures(tensors: dict[str, Mapped]) -> dict[str, Mapped]:
+    """Leave out the queries, keys and values of transformers' image tower: joining would copy them."""
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if not (name.startswith("vision_model.encoder.") and ".self_attn." in name)
+    }
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Raise UsageError for a single text, which is a sequence of letters."""
+    if isinstance(texts, str):
+        raise UsageError("encode_text takes a list of texts.")
+
+
+def unit_rows(features: Vectors, model: str) -> Vectors:
+    """float32 (n, dim) features at unit length. Raises ModelInvalid, naming the model, where that fails."""
+    with np.errstate(all="ignore"):
+        norms = np.linalg.norm(features, axis=1, keepdims=True)
+        # Not "norm is 0 or not finite": a comparison with NaN is false.
+        bad = np.flatnonzero(~((norms > 0) & np.isfinite(norms)))
+    if bad.size:
+        told = ", ".join(map(str, bad[:10])) + (", …" if bad.size > 10 else "")
+        raise ModelInvalid(
+            f"The model {model} gave no usable embedding for {bad.size} of {len(features)} inputs "
+            f"(rows {told}); its weights are damaged."
+        )
+    unit: Vectors = features / norms
+    return unit
