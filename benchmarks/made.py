@@ -1,4 +1,4 @@
-"""What the benchmarks are run on: random weights in released sizes, many small files, libraries of both tools.
+"""What the benchmarks run on: random weights in released sizes, many small files, libraries of both tools.
 
 Timing depends on sizes alone, so random weights and vectors do, and nothing needs to be downloaded.
 """
@@ -119,13 +119,14 @@ def fill_ours(
         with writer.changing() as catalog:
             root_id = catalog.roots.add(os.fsencode(root), filesystem_id(os.fsencode(root)))
         for start in range(0, len(found), ROWS_A_COMMIT):
+            later = time.time_ns() + 10**10
             part = found[start : start + ROWS_A_COMMIT]
             images = [
                 NewImage(
                     number.to_bytes(16, "big"),
                     file.size,
                     known,
-                    [FoundFile(root_id, file, time.time_ns() + 10**10)],
+                    [FoundFile(root_id, file, later)],
                 )
                 for number, file in enumerate(part, start)
             ]

@@ -170,7 +170,7 @@ def test_shards_of_other_images_are_not_touched(photos: Path) -> None:
 
 
 def test_nothing_to_pack_is_a_sentence(photos: Path) -> None:
-    with pytest.raises(TrainingError, match="Nothing is said about any image in .*--captions"):
+    with pytest.raises(TrainingError, match=r"Nothing is said about any image in .*--captions"):
         pack(Folder(str(photos / "photos")), photos / "out", Packing(), quiet)
     with pytest.raises(TrainingError, match="There is no folder of images"):
         pack(Folder(str(photos / "none")), photos / "out", Packing(), quiet)

@@ -1,7 +1,7 @@
 """Training pairs out of one's own library: captions, keywords and folder names of the photos in it.
 
-A photo's caption and keywords are what its metadata says (IPTC, XMP, EXIF), as the index has read it. A folder
-name is a label where it says something: `Lisbon trip` does, `DCIM`, `100CANON` and `2019-07` do not.
+A photo's caption and keywords are what its metadata says (IPTC, XMP, EXIF), as the index has read it. A
+folder name is a label where it says something: `Lisbon trip` does, `DCIM`, `100CANON` and `2019-07` do not.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _PLAIN_FOLDERS = frozenset(
     {
         "album", "albums", "archive", "backup", "camera", "camera roll", "camera uploads", "dcim", "download",
         "downloads", "export", "exports", "images", "img", "import", "imports", "jpeg", "jpg", "misc",
-        "my pictures", "new folder", "originals", "photo", "photos", "pictures", "raw", "sorted", "temp", "tmp",
-        "unsorted", "untitled", "untitled folder", "uploads",
+        "my pictures", "new folder", "originals", "photo", "photos", "pictures", "raw", "sorted", "temp",
+        "tmp", "unsorted", "untitled", "untitled folder", "uploads",
     }
 )  # fmt: skip
 # Folders that cameras make (DCF): 100CANON, 101_PANA, 102APPLE.
@@ -61,9 +61,9 @@ def library_samples(path: Path) -> tuple[list[Sample], ShardReport]:
     report.samples = len(samples)
     if len(samples) < LEAST:
         raise TrainingError(
-            f"The library says something about {len(samples)} of its photos; training needs {LEAST} at least. "
-            "Give photos captions or keywords in a photo manager, or put them into folders with telling names, "
-            "then run `clipsearch index`."
+            f"The library says something about {len(samples)} of its photos; training needs {LEAST}. "
+            "Give photos captions or keywords in a photo manager, or put them into folders with telling "
+            "names, then run `clipsearch index`."
         )
     return samples, report
 

@@ -1,8 +1,8 @@
 """`clipsearch shards make`: a folder of images and its captions, as webdataset shards.
 
-The samples come in an order that has nothing to do with their names, so that every shard is a mixture; the same
-images and captions always give the same shards. A shard appears when it is whole. A manifest beside the shards
-says which are done, so that a run that was stopped goes on where it was.
+The samples come in an order that has nothing to do with their names, so that every shard is a mixture; the
+same images and captions always give the same shards. A shard appears when it is whole. A manifest beside the
+shards says which are done, so that a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class Packed:
 def pack(folder: Folder, out: Path, packing: Packing, report: Report) -> Packed:
     """Write `out/train/NAME-00000.tar`, … and `out/val/NAME-00000.tar`, …; NAME is that of the source.
 
-    Raises UsageError for numbers that make no sense or an `out` that holds other shards of that name, StorageError,
-    TrainingError where the images or captions cannot be read.
+    Raises UsageError for numbers that make no sense or an `out` that holds other shards of that name,
+    StorageError, TrainingError where the images or captions cannot be read.
     """
     packing.check()
     samples, skips = read_folder(Path(), folder)
@@ -82,8 +82,8 @@ def pack(folder: Folder, out: Path, packing: Packing, report: Report) -> Packed:
     told = sorted((sample for sample in samples if sample.told), key=lambda sample: key_rank(sample.key))
     if not told:
         raise TrainingError(
-            f"Nothing is said about any image in {folder.images} (left out: {skips}). Name a captions file with "
-            "--captions, or put text files beside the images."
+            f"Nothing is said about any image in {folder.images} (left out: {skips}). Name a captions file "
+            "with --captions, or put text files beside the images."
         )
     name = re.sub(r"[^\w-]+", "_", told[0].source) or "images"
     plan = _plan(told, name, packing)
@@ -182,10 +182,11 @@ def _write(
         if name not in manifest.shards or not path.is_file():
             for left in path.parent.glob(f".{path.name}.*{TEMPORARY_SUFFIX}"):
                 remove(left)  # of a run that was killed
-            begun = done
-            written = _write_shard(
-                path, keyed, packing, lambda count, begun=begun: report("packing", begun + count, total)
-            )
+
+            def written_so_far(count: int, begun: int = done) -> None:
+                report("packing", begun + count, total)
+
+            written = _write_shard(path, keyed, packing, written_so_far)
             manifest.note(name, len(keyed) - sum(map(len, written.skipped.values())), written)
         entry = manifest.shards[name]
         done += len(keyed)
@@ -200,21 +201,23 @@ def _write_shard(
     path: Path, keyed: Sequence[tuple[str, Sample]], packing: Packing, report: Callable[[int], None]
 ) -> ShardReport:
     skips = ShardReport()
-    with replacing(path, name="shard") as file:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-            for count, (key, sample, image) in enumerate(_encoded(keyed, packing), start=1):
-                if image is None:
-                    skips.skip(UNDECODED, sample.key)
-                else:
-                    told = {
-                        "source": sample.source,
-                        "captions": sample.captions,
-                        "labels": sample.labels,
-                        "file": sample.key,
-                    }
-                    _add(archive, f"{key}.jpg", image)
-                    _add(archive, f"{key}.json", json.dumps(told).encode())
-                report(count)
+    with (
+        replacing(path, name="shard") as file,
+        tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+    ):
+        for count, (key, sample, image) in enumerate(_encoded(keyed, packing), start=1):
+            if image is None:
+                skips.skip(UNDECODED, sample.key)
+            else:
+                told = {
+                    "source": sample.source,
+                    "captions": sample.captions,
+                    "labels": sample.labels,
+                    "file": sample.key,
+                }
+                _add(archive, f"{key}.jpg", image)
+                _add(archive, f"{key}.json", json.dumps(told).encode())
+            report(count)
     return skips
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipsearch.encoder import cpu_has_bf16
 from clipsearch.errors import MissingExtra, TrainingError
 from clipsearch.mobilenet import BN_EPS, ConvBnAct, MobileNetEdgeTPU
 from clipsearch.preprocess import Preprocess
@@ -52,7 +53,7 @@ class ImageTeacher:
         trunk.blocks[0][0].__class__ = _LinearStage  # type: ignore[index]
         trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         rows = np.zeros((len(samples), trunk.num_features), np.float16)
-        with ThreadPoolExecutor(1) as pool, torch.autocast("cpu", torch.bfloat16):
+        with ThreadPoolExecutor(1) as pool, torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bf16()):
             pending = pool.submit(self._pixels, samples[:batch])
             for start in range(0, len(samples), batch):
                 pixels, good = pending.result()
@@ -165,7 +166,7 @@ def sentence_embeddings(
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
     order = np.argsort([len(text) for text in texts])
     rows = np.zeros((len(texts), model.config.hidden_size), np.float16)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bf16()):
         for start in range(0, len(texts), batch):
             chosen = order[start : start + batch]
             tokens = tokenizer(

@@ -151,7 +151,7 @@ def _pixels(
 
 def _checked(rows: Vectors, names: Sequence[str]) -> Vectors:
     good = np.isfinite(rows).all(axis=1)
-    bad = [names[row] for row in np.flatnonzero(~good)]
+    bad = [names[int(row)] for row in np.flatnonzero(~good)]
     if bad:
         raise ModelInvalid(
             f"The model gave an embedding that is no number for {len(bad)} of {len(names)} inputs "
