@@ -97,7 +97,7 @@ def test_learning_gives_a_model_that_loads_and_scores(
     assert right.mean() >= 0.75
     card = (tmp_path / "out" / "model" / "README.md").read_text()
     assert "| colours | 24 |" in card
-    assert "text to image r1" in card
+    assert "text→image R@1/5/10" in card
     told = json.loads((tmp_path / "out" / "recipe.json").read_text())
     assert told["recipe"]["optim"]["steps"] == 60
 

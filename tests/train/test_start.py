@@ -42,7 +42,9 @@ steps = 3
 batch = 12
 lr = 1e-2
 warmup = 0
-bf16 = false
+
+[compute]
+precision = "fp32"
 """
 
 

@@ -151,6 +151,7 @@ class _Manifest:
     def open(cls, path: Path, made_from: str) -> _Manifest:
         """The manifest at `path`, or a new one. Raises UsageError where it is of other shards."""
         shards: dict[str, dict[str, Any]] = {}
+        _remove_half_written(path)
         if path.is_file():
             try:
                 known = json.loads(path.read_text(encoding="utf-8"))
@@ -180,8 +181,7 @@ def _write(
         path = out / name
         make_directory(path.parent)
         if name not in manifest.shards or not path.is_file():
-            for left in path.parent.glob(f".{path.name}.*{TEMPORARY_SUFFIX}"):
-                remove(left)  # of a run that was killed
+            _remove_half_written(path)
 
             def written_so_far(count: int, begun: int = done) -> None:
                 report("packing", begun + count, total)
@@ -195,6 +195,12 @@ def _write(
         packed.shards[path.parent.name] += 1
         packed.skipped.add(ShardReport(0, entry["skipped"]))
     return packed
+
+
+def _remove_half_written(path: Path) -> None:
+    """Remove what a run that was killed had written towards `path`."""
+    for left in path.parent.glob(f".{path.name}.*{TEMPORARY_SUFFIX}"):
+        remove(left)
 
 
 def _write_shard(
