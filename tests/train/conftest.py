@@ -9,7 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from clipsearch.model import Clip, ClipConfig, TextConfig, VisionConfig
+from clipsearch.preprocess import Preprocess
+from clipsearch.tokenizer import ClipTokenizer
+from clipsearch.weights import save_folder
 
 COLOURS = {
     "red": (220, 30, 30),
@@ -50,6 +56,14 @@ warmup = 2
 """
 
 
+TEXT = TextConfig(context_length=10, vocab_size=530, width=32, heads=2, layers=2)
+VISIONS = {
+    "vit": VisionConfig(image_size=32, layers=3, width=32, patch_size=16, head_width=16),
+    "resnet": VisionConfig(image_size=32, layers=(1, 1, 1, 1), width=8, patch_size=None, head_width=64),
+    "mobilenet": VisionConfig(image_size=65, trunk="mobilenet_edgetpu_100", trunk_proj="mlp"),
+}
+
+
 def encoded(image: Image.Image, extension: str) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[extension])
@@ -80,6 +94,18 @@ def colour_members(count: int, seed: int = 0) -> dict[str, bytes]:
         text = {"source": "colours", "captions": [f"a {name} square", f"the colour {name}"], "labels": [name]}
         members[f"{number:04}.json"] = json.dumps(text).encode()
     return members
+
+
+def make_base(folder: Path, vision: VisionConfig = VISIONS["vit"]) -> Path:
+    """A model folder with a preprocessing of its own."""
+    torch.manual_seed(1)
+    texts = [f"a {name} square" for name in COLOURS] * 3
+    tokenizer = ClipTokenizer.train(texts, TEXT.vocab_size, TEXT.context_length)
+    text = TextConfig(TEXT.context_length, tokenizer.vocab_size, TEXT.width, TEXT.heads, TEXT.layers)
+    model = Clip(ClipConfig(24, vision, text, quick_gelu=True))
+    size = model.config.vision.image_size
+    save_folder(folder, model, Preprocess(size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)), tokenizer)
+    return folder
 
 
 @pytest.fixture

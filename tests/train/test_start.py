@@ -10,23 +10,16 @@ import torch
 
 from clipsearch.encoder import load_model
 from clipsearch.errors import ModelNotFound, UsageError
-from clipsearch.model import Clip, ClipConfig, TextConfig, VisionConfig
+from clipsearch.model import Clip, VisionConfig
 from clipsearch.preprocess import Preprocess
-from clipsearch.tokenizer import ClipTokenizer
-from clipsearch.weights import load_folder, save_folder
+from clipsearch.weights import load_folder
 from clipsearch_train.lora import adapt, plain
 from clipsearch_train.recipe import load_recipe
 from clipsearch_train.run import Trainer
 from clipsearch_train.start import Start, begin, load_start, settle_batch_norms, trained_share
-from tests.train.conftest import COLOURS
+from tests.train.conftest import VISIONS, make_base
 
-TEXT = TextConfig(context_length=10, vocab_size=530, width=32, heads=2, layers=2)
 LARGER = VisionConfig(image_size=48, layers=1, width=32, patch_size=16, head_width=16)
-VISIONS = {
-    "vit": VisionConfig(image_size=32, layers=3, width=32, patch_size=16, head_width=16),
-    "resnet": VisionConfig(image_size=32, layers=(1, 1, 1, 1), width=8, patch_size=None, head_width=64),
-    "mobilenet": VisionConfig(image_size=65, trunk="mobilenet_edgetpu_100", trunk_proj="mlp"),
-}
 RECIPE = """
 [start]
 model = "{model}"
@@ -50,18 +43,6 @@ precision = "fp32"
 
 def quiet(*_: object) -> None:
     pass
-
-
-def make_base(folder: Path, vision: VisionConfig = VISIONS["vit"]) -> Path:
-    """A model folder with a preprocessing of its own."""
-    torch.manual_seed(1)
-    texts = [f"a {name} square" for name in COLOURS] * 3
-    tokenizer = ClipTokenizer.train(texts, TEXT.vocab_size, TEXT.context_length)
-    text = TextConfig(TEXT.context_length, tokenizer.vocab_size, TEXT.width, TEXT.heads, TEXT.layers)
-    model = Clip(ClipConfig(24, vision, text, quick_gelu=True))
-    size = model.config.vision.image_size
-    save_folder(folder, model, Preprocess(size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)), tokenizer)
-    return folder
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from clipsearch.errors import UsageError
 
@@ -62,3 +63,13 @@ def overall(results: Results, best: Best) -> float | None:
     led = [[scores[name] for name in LEADING if name in scores] for scores in results.values()]
     means = [sum(values) / len(values) for values in led if values]
     return sum(means) / len(means) if means else None
+
+
+def compared(first: Mapping[str, Any], last: Results) -> dict[str, Mapping[str, float]]:
+    """Scores beside those that a run began with, a line of `eval.jsonl`: `SOURCE, at the start`."""
+    beside: dict[str, Mapping[str, float]] = {}
+    for source, scores in last.items():
+        if first["step"] == 0 and source in first:
+            beside[f"{source}, at the start"] = first[source]
+        beside[source] = scores
+    return beside

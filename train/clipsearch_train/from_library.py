@@ -2,12 +2,15 @@
 
 A photo's caption and keywords are what its metadata says (IPTC, XMP, EXIF), as the index has read it. A
 folder name is a label where it says something: `Lisbon trip` does, `DCIM`, `100CANON` and `2019-07` do not.
+Photos with a caption are one source and photos with labels alone another, since what is held out of the first
+is scored by retrieval and of the second by classification.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from clipsearch.api import Library
@@ -18,8 +21,10 @@ from clipsearch_train import recipe as recipes
 from clipsearch_train.data import Sample, ShardReport
 from clipsearch_train.start import load_start
 
-SOURCE = "library"
+CAPTIONED, LABELLED = "library_captions", "library_labels"
+"""The names of the two sources."""
 UNTOLD = "without a caption, keyword or telling folder name"
+GONE = "that are not there now"
 LEAST = 20
 """Photos about which something has to be said."""
 _AT_ONCE = 1000
@@ -52,30 +57,53 @@ def library_samples(path: Path) -> tuple[list[Sample], ShardReport]:
     report = ShardReport()
     with Library.open(path) as library:
         roots = [root.path for root in library.status().roots]
-        with library.look() as view:
-            slots = view.overview.slots
-            for start in range(0, len(slots), _AT_ONCE):
-                for photo in view.photos(slots[start : start + _AT_ONCE]):
-                    sample = _sample(photo, roots)
-                    samples.append(sample) if sample.told else report.skip(UNTOLD, sample.key)
+        for photo in _photos(library):
+            sample = _sample(photo, roots)
+            if not sample.told:
+                report.skip(UNTOLD, sample.key)
+            elif not Path(sample.key).is_file():  # its disk is away, or it went since the last index
+                report.skip(GONE, sample.key)
+            else:
+                samples.append(sample)
     report.samples = len(samples)
     if len(samples) < LEAST:
         raise TrainingError(
-            f"The library says something about {len(samples)} of its photos; training needs {LEAST}. "
-            "Give photos captions or keywords in a photo manager, or put them into folders with telling "
-            "names, then run `clipsearch index`."
+            f"Training needs {LEAST} photos about which something is said, and the library at {path} has "
+            f"{len(samples)} (left out: {report}). Give photos captions or keywords in a photo manager, or "
+            "put them into folders with telling names, then run `clipsearch index`."
         )
     return samples, report
 
 
+def _photos(library: Library) -> Iterator[Photo]:
+    with library.look() as view:
+        slots = view.overview.slots
+        for start in range(0, len(slots), _AT_ONCE):
+            yield from view.photos(slots[start : start + _AT_ONCE])
+
+
 def _sample(photo: Photo, roots: list[bytes]) -> Sample:
-    labels = dict.fromkeys(photo.keywords)
+    """What is known of a photo; its first label, which it is classified by, is the innermost folder."""
+    labels: dict[str, None] = {}
     for path in photo.paths:
-        labels |= dict.fromkeys(folder_names(path, roots))
-    caption = (photo.caption or "").strip()
-    captions = (caption,) if caption and caption.lower() not in _CAMERA_CAPTIONS else ()
-    place = os.fsdecode(photo.path)
-    return Sample(place, Path(place), SOURCE, captions, tuple(labels))
+        labels |= dict.fromkeys(reversed(folder_names(path, roots)))
+    labels |= dict.fromkeys(photo.keywords)
+    places = [os.fsdecode(path) for path in photo.paths]
+    place = next((place for place in places if Path(place).is_file()), places[0])
+    caption = own_words(photo.caption)
+    if caption is None:
+        return Sample(place, Path(place), LABELLED, (), tuple(labels))
+    # A sample with captions is told by one of those alone.
+    captions = (caption, ", ".join(labels)) if labels else (caption,)
+    return Sample(place, Path(place), CAPTIONED, captions, tuple(labels))
+
+
+def own_words(caption: str | None) -> str | None:
+    """A caption that a person wrote; None for what cameras and programs put there, and for numbers."""
+    text = " ".join((caption or "").split())
+    if text.lower() in _CAMERA_CAPTIONS or sum(letter.isalpha() for letter in text) < 2:
+        return None
+    return text
 
 
 def folder_names(path: bytes, roots: list[bytes]) -> list[str]:

@@ -20,7 +20,7 @@ from clipsearch.weights import save_folder
 from clipsearch_train import recipe as recipes
 from clipsearch_train.assembly import make_model, make_preprocess, make_tokenizer, make_views
 from clipsearch_train.batches import BatchSource
-from clipsearch_train.best import check_sources, overall
+from clipsearch_train.best import check_sources, compared, overall
 from clipsearch_train.card import Results, write_card
 from clipsearch_train.checkpoint import State, load_checkpoint, save_checkpoint
 from clipsearch_train.clip_teacher import ClipTeacher
@@ -36,7 +36,7 @@ from clipsearch_train.optimiser import WeightAverage, make_optimiser
 from clipsearch_train.plots import draw, require_matplotlib
 from clipsearch_train.record import Record
 from clipsearch_train.sources import MemorySource, open_source
-from clipsearch_train.start import load_start, settle_batch_norms
+from clipsearch_train.start import is_whole, load_start, settle_batch_norms
 from clipsearch_train.step import Step
 from clipsearch_train.targets import Targets, prepare_targets
 from clipsearch_train.validation import Validation
@@ -58,7 +58,8 @@ class Trainer:
 
     It holds `checkpoint.pt`, what `Record` writes, `plots.png`, `tokenizer.json`, the models `best/` and at
     the end `model/`, and `cache/` of teacher features. `data_report` tells what was skipped, `results` the
-    last scores. Under torchrun each process has a Trainer of its own; the first one writes.
+    last scores, beside those of the model that a fine-tuning started at. Under torchrun each process has a
+    Trainer of its own; the first one writes.
     """
 
     def __init__(
@@ -191,6 +192,8 @@ class Trainer:
 
     def _run(self) -> None:
         steps, saved = self.recipe.optim.steps, time.monotonic()
+        if self.state.step == 0 and self.world.is_main and is_whole(self.recipe.start):
+            self._evaluate()
         while self.state.step < steps:
             told = self._advance()
             if not self.world.is_main:
@@ -230,9 +233,10 @@ class Trainer:
     def _evaluate(self) -> None:
         """Score the model on held-out data; keep it where it is the best so far."""
         model = self.averaged()
-        self.results = self.validation.evaluate(model, self.preprocess, self.tokenizer)
-        self.record.score(self.state.step, self.results)
-        score = overall(self.results, self.recipe.best)
+        scores = self.validation.evaluate(model, self.preprocess, self.tokenizer)
+        self.record.score(self.state.step, scores)
+        self.results = compared(self.record.scores()[0], scores) if is_whole(self.recipe.start) else scores
+        score = overall(scores, self.recipe.best)
         if score is not None and (self.state.best is None or score > self.state.best[1]):
             self._write(self.out / BEST, model)
             self.state.best = (self.state.step, score)

@@ -69,6 +69,11 @@ def check_start(start: Start, where: str) -> None:
         )
 
 
+def is_whole(start: Start | None) -> bool:
+    """Whether a run begins with a model that can be scored before it: no tower of it is new."""
+    return start is not None and "new" not in (start.image, start.text)
+
+
 def load_start(start: Start) -> LoadedModel:
     """The model of a start. Raises ModelNotFound, ModelInvalid."""
     return load_folder(resolve(start.model).folder)
@@ -194,6 +199,7 @@ __all__ = [
     "Start",
     "begin",
     "check_start",
+    "is_whole",
     "load_start",
     "settle_batch_norms",
     "start_sizes",
