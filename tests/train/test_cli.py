@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from clipsearch.weights import load_folder
-from tests.train.conftest import RECIPE
+from tests.train.conftest import COLOURS, RECIPE, colour_members, make_base, write_tar
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from clipsearch.cli.main import run; run()"]
@@ -118,6 +119,56 @@ def test_data_errors_are_sentences_with_exit_codes(recipe: Path, colours: Path, 
     shard.unlink()
     missing = clipsearch("train", recipe, "--data", colours, "--out", out)
     assert (missing.returncode, "No file matches" in missing.stderr) == (16, True), missing.stderr
+
+
+def test_bad_samples_are_named_and_the_run_goes_on(recipe: Path, colours: Path, tmp_path: Path) -> None:
+    image = colour_members(1)["0000.png"]
+    members = {
+        "untold.png": image,
+        "unreadable.png": image,
+        "unreadable.json": b"{",
+        "alone.json": b'{"captions": "no image"}',
+        "broken.jpg": b"\xff\xd8 this is no JPEG",
+        "broken.txt": b"a broken image",
+        "pickled.png": image,
+        "pickled.pkl": b"cos\nsystem\n(S'touch touched'\ntR.",
+        "pickled.txt": b"a square",
+    }
+    write_tar(colours / "train" / "bad.tar", members)
+    recipe.write_text(RECIPE.replace("min_crop = 0.8", 'min_crop = 0.8\norder = "epochs"'))
+    done = clipsearch("train", recipe, "--data", colours, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    for told in (
+        "26 samples; skipped:",
+        "1 with unreadable text (unreadable)",
+        "1 without an image (alone)",
+        "1 without a caption or label (untold)",
+        "1 image could not be decoded (broken).",
+        "6 steps done.",
+    ):
+        assert told in done.stderr
+    assert not list(tmp_path.rglob("touched"))
+
+
+def test_a_library_is_trained_on(tmp_path: Path) -> None:
+    """Commands as people type them: index, train on the library, search with what came of it."""
+    for number in range(24):
+        name = list(COLOURS)[number % 6]
+        place = tmp_path / "photos" / f"2020 {name} walls"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (60 + number, 40), COLOURS[name]).save(place / f"{number}.png")
+    library, base, out = tmp_path / "library", make_base(tmp_path / "base"), tmp_path / "out"
+    indexed = clipsearch("index", tmp_path / "photos", "-l", library, "--model", base, "--workers", 1)
+    assert indexed.returncode == 0, indexed.stderr
+    done = clipsearch("train", "--from", library, "--out", out, "--smoke")
+    assert done.returncode == 0, done.stderr
+    assert "22 samples; skipped: none." in done.stderr
+    assert "| library_labels, at the start | 2 | 2 |" in done.stderr
+    assert "2 steps done." in done.stderr
+    again = clipsearch("index", tmp_path / "photos", "-l", library, "--model", out / "model", "--workers", 1)
+    assert again.returncode == 0, again.stderr
+    nothing = clipsearch("train", "--out", tmp_path / "other")
+    assert (nothing.returncode, "Name a recipe and its data" in nothing.stderr) == (2, True), nothing.stderr
 
 
 @pytest.mark.shared
