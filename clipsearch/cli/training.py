@@ -56,7 +56,8 @@ def train(
     if trainer.results:
         say(results_table(trainer.results))
     place = shown(bytes(folder))
+    photos = "DIR" if library is None else f"--library {shown(bytes(library))}"
     say(
         f"{amount(trainer.step, 'step')} done. The model is in {place}; "
-        f"try `clipsearch index DIR --model {place}`."
+        f"try `clipsearch index {photos} --model {place}`."
     )

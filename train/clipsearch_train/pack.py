@@ -188,9 +188,10 @@ def _write(
 
             written = _write_shard(path, keyed, packing, written_so_far)
             manifest.note(name, len(keyed) - sum(map(len, written.skipped.values())), written)
+        else:
+            report("packing", done + len(keyed), total)
         entry = manifest.shards[name]
         done += len(keyed)
-        report("packing", done, total)
         packed.samples[path.parent.name] += entry["samples"]
         packed.shards[path.parent.name] += 1
         packed.skipped.add(ShardReport(0, entry["skipped"]))
