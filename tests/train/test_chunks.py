@@ -76,7 +76,7 @@ def test_the_index_is_kept_for_shards_that_have_not_changed(
     first = index_shards(shards, None, cache, quiet)
     read: list[Path] = []
     plain = chunks._index
-    monkeypatch.setattr(chunks, "_index", lambda path, limit: read.append(path) or plain(path, limit))
+    monkeypatch.setattr(chunks, "_index", lambda path, *rest: read.append(path) or plain(path, *rest))
     assert index_shards(shards, None, cache, quiet) == first
     assert read == []
     write_tar(shards[1], colour_members(12))

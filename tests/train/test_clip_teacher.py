@@ -11,12 +11,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from clipsearch.errors import TrainingError
 from clipsearch.weights import load_folder
 from clipsearch_train.clip_teacher import ClipTeacher, Distill, similarity_divergence
 from clipsearch_train.recipe import load_recipe
 from clipsearch_train.run import Trainer
-from tests.train.conftest import RECIPE
-from tests.train.test_start import LARGER, make_base, quiet, trained
+from tests.train.conftest import RECIPE, colour_members, make_base, write_tar
+from tests.train.test_start import LARGER, quiet, trained
 
 
 def test_the_divergence_by_hand() -> None:
@@ -83,6 +84,41 @@ def test_a_student_learns_its_teachers_features(
         assert np.mean(course[-5:]) < 0.8 * course[0], term
     saved = load_folder(tmp_path / "out" / "model").model.state_dict()
     assert not [name for name in saved if "distillation" in name]
+
+
+@pytest.mark.parametrize("stream", ["false", "true"])
+def test_images_of_which_nothing_is_said_teach_too(
+    distil_recipe: Callable[..., Any], colours: Path, tmp_path: Path, stream: str
+) -> None:
+    images = {f"x{name}": data for name, data in colour_members(12).items() if not name.endswith("json")}
+    write_tar(colours / "train" / "untold.tar", images)
+    distil_recipe(steps=3)
+    path = tmp_path / "distill.toml"
+    path.write_text(path.read_text().replace("[data]", f"[data]\nstream = {stream}"))
+    trainer = trained(load_recipe(path), colours, tmp_path / "out")
+    assert trainer.data_report.samples == 36
+    assert trainer.sources == {"colours": 24, "": 12}
+    path.write_text(path.read_text().replace("[distill]", "[distill]\nfeatures = 0"))
+    without = Trainer(load_recipe(path), colours, tmp_path / "without", quiet)
+    assert without.data_report.samples == 24
+    assert len(without.data_report.skipped["without a caption or label"]) == 12
+
+
+def test_images_alone_teach_a_model_that_has_a_text_tower(colours: Path, tmp_path: Path) -> None:
+    images = {name: data for name, data in colour_members(24).items() if not name.endswith("json")}
+    write_tar(colours / "train" / "a.tar", images)
+    base, teacher = make_base(tmp_path / "base"), make_base(tmp_path / "teacher", LARGER)
+    path = tmp_path / "images.toml"
+    rest = RECIPE[RECIPE.index("[data]") :] + f'[distill]\nmodel = "{teacher}"\n'
+    path.write_text(f'[start]\nmodel = "{base}"\ntext = "lock"\n{rest}')
+    trainer = trained(load_recipe(path), colours, tmp_path / "out")
+    assert trainer.data_report.samples == 24
+    before, after = load_folder(base).model, load_folder(tmp_path / "out" / "model").model
+    assert not torch.equal(before.visual.proj, after.visual.proj)
+    assert torch.equal(before.text_projection, after.text_projection)
+    path.write_text(f"{RECIPE}\n[distill]\nmodel = '{teacher}'\n")
+    with pytest.raises(TrainingError, match="tokenizer of a new text tower is learnt"):
+        Trainer(load_recipe(path), colours, tmp_path / "new", quiet)
 
 
 def test_the_projection_is_in_the_checkpoint(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
+from clipsearch.errors import TrainingError
 from clipsearch.model import Clip, ClipConfig
 from clipsearch.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
 from clipsearch.tokenizer import ClipTokenizer
@@ -22,7 +24,10 @@ from clipsearch_train.targets import Targets
 def make_tokenizer(
     config: recipes.Recipe, loaded: LoadedModel | None, texts: Iterable[str], path: Path
 ) -> ClipTokenizer:
-    """The tokenizer of a run, kept at `path`: the start model's, or one that is learnt from `texts`."""
+    """The tokenizer of a run, kept at `path`: the start model's, or one that is learnt from `texts`.
+
+    Raises TrainingError where there are no texts to learn one from.
+    """
     text, start = config.model.text, config.start
     if path.is_file():
         return ClipTokenizer.load(path, text.context_length)
@@ -30,6 +35,13 @@ def make_tokenizer(
         tokenizer = loaded.tokenizer
         tokenizer.context_length = text.context_length
     else:
+        first = next(iter(texts := iter(texts)), None)
+        if first is None:
+            raise TrainingError(
+                "Nothing is said about any image, and the tokenizer of a new text tower is learnt from what "
+                "is; add captions or labels, or start at a model and keep its text tower."
+            )
+        texts = itertools.chain([first], texts)
         tokenizer = ClipTokenizer.train(texts, text.vocab_size, text.context_length)
     tokenizer.save(path)
     return tokenizer

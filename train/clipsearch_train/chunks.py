@@ -66,7 +66,8 @@ class HeldChunk:
 class TarChunk:
     """The bytes `start` to `stop` of a shard, of whose usable samples `skip` are left out and `count` taken.
 
-    `stop` is None where a shard can only be read as a whole.
+    `stop` is None where a shard can only be read as a whole. With `untold` samples of which nothing is said
+    are usable.
     """
 
     path: Path
@@ -75,6 +76,7 @@ class TarChunk:
     skip: int
     count: int
     source: str
+    untold: bool = False
 
     def load(self) -> list[Sample]:
         """Its samples. Raises TrainingError for a shard that is not what it was when it was indexed."""
@@ -83,7 +85,7 @@ class TarChunk:
                 file.seek(self.start)
                 # Two empty blocks end a tar.
                 file = io.BytesIO(file.read(self.stop - self.start) + bytes(1024))
-            usable = (sample for _, sample in _usable(file, ShardReport()))
+            usable = (sample for _, sample in _usable(file, ShardReport(), self.untold))
             samples = list(itertools.islice(usable, self.skip, self.skip + self.count))
         if len(samples) != self.count or any(sample.source != self.source for sample in samples):
             raise TrainingError(f"The shard {self.path} has changed since the run began; start it again.")
@@ -101,10 +103,16 @@ def held_chunks(samples: Sequence[Sample]) -> list[HeldChunk]:
 
 
 def index_shards(
-    paths: Sequence[Path], limit: int | None, cache: Path, report: Callable[[str, int, int], None]
+    paths: Sequence[Path],
+    limit: int | None,
+    cache: Path,
+    report: Callable[[str, int, int], None],
+    *,
+    untold: bool = False,
 ) -> tuple[list[TarChunk], ShardReport]:
     """The chunks of tar shards and what was left out; at most `limit` samples of each shard are used.
 
+    Samples of which nothing is said are left out unless `untold`.
     `cache` is a file that remembers shards that have not changed. Raises TrainingError when a shard is
     missing, cut off or no tar, or when no usable sample is left.
     """
@@ -115,9 +123,9 @@ def index_shards(
     for done, path in enumerate(paths, start=1):
         with open_shard(path) as file:
             state = os.fstat(file.fileno())
-        key = json.dumps([str(path), state.st_size, state.st_mtime_ns, limit, CHUNK])
-        rows, skipped = found[key] = known[key] if key in known else _index(path, limit)
-        chunks += [TarChunk(path, *row) for row in rows]
+        key = json.dumps([str(path), state.st_size, state.st_mtime_ns, limit, CHUNK, untold])
+        rows, skipped = found[key] = known[key] if key in known else _index(path, limit, untold)
+        chunks += [TarChunk(path, *row, untold) for row in rows]
         skips.add(ShardReport(0, skipped))
         report("indexing shards", done, len(paths))
     if found != known:
@@ -128,7 +136,7 @@ def index_shards(
     return chunks, skips
 
 
-def _index(path: Path, limit: int | None) -> list[Any]:
+def _index(path: Path, limit: int | None, untold: bool) -> list[Any]:
     """[the fields of each chunk, the keys that were skipped by reason]."""
     with open_shard(path) as file, reading(path):
         compressed = file.read(6).startswith(_COMPRESSED)
@@ -136,7 +144,7 @@ def _index(path: Path, limit: int | None) -> list[Any]:
         end = path.stat().st_size
         report = ShardReport()
         places: list[tuple[int, str]] = []
-        for offset, sample in _usable(file, report, seekable=not compressed, with_images=False):
+        for offset, sample in _usable(file, report, untold, seekable=not compressed, with_images=False):
             if len(places) == limit:
                 end = offset
                 break
@@ -155,12 +163,12 @@ def _index(path: Path, limit: int | None) -> list[Any]:
 
 
 def _usable(
-    file: Any, report: ShardReport, *, seekable: bool = False, with_images: bool = True
+    file: Any, report: ShardReport, untold: bool, *, seekable: bool = False, with_images: bool = True
 ) -> Iterator[tuple[int, Sample]]:
-    """The samples of a tar about which something is said, and where each starts."""
+    """The samples of a tar, `untold` or only those about which something is said, and where each starts."""
     for offset, key, parts in raw_samples(file, seekable=seekable, with_images=with_images):
         sample = parse(key, parts, report)
-        if sample is not None and not sample.told:
+        if sample is not None and not (untold or sample.told):
             report.skip(UNTOLD, key)
         elif sample is not None:
             yield offset, sample

@@ -179,10 +179,13 @@ def open_source(
         samples += extra[0]
         skips.add(extra[1])
     paths = find_shards(data, settings.train)
+    # Without a teacher an image that nothing is said about teaches nothing.
+    untold = config.teacher is not None or (config.distill is not None and config.distill.features > 0)
     if settings.stream:
-        chunks: list[Chunk] = list(held_chunks(_told(samples, skips)))
+        chunks: list[Chunk] = list(held_chunks(samples if untold else _told(samples, skips)))
         if paths:
-            indexed, left_out = index_shards(paths, settings.limit, cache / "shards.json", report)
+            kept = cache / "shards.json"
+            indexed, left_out = index_shards(paths, settings.limit, kept, report, untold=untold)
             chunks += indexed
             skips.add(left_out)
         skips.samples = sum(chunk.count for chunk in chunks)
@@ -191,8 +194,7 @@ def open_source(
         packed, left_out = read_shards(paths, settings.limit)
         samples = packed + samples
         skips.add(left_out)
-    if config.teacher is None:
-        # Without a teacher an image that nothing is said about teaches nothing.
+    if not untold:
         samples = _told(samples, skips)
     samples, held = hold_out(samples, settings.hold_out)
     skips.samples = len(samples)
