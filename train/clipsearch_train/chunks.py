@@ -76,7 +76,7 @@ class TarChunk:
     skip: int
     count: int
     source: str
-    untold: bool = False
+    untold: bool
 
     def load(self) -> list[Sample]:
         """Its samples. Raises TrainingError for a shard that is not what it was when it was indexed."""
@@ -125,7 +125,7 @@ def index_shards(
             state = os.fstat(file.fileno())
         key = json.dumps([str(path), state.st_size, state.st_mtime_ns, limit, CHUNK, untold])
         rows, skipped = found[key] = known[key] if key in known else _index(path, limit, untold)
-        chunks += [TarChunk(path, *row, untold) for row in rows]
+        chunks += [TarChunk(path, *row) for row in rows]
         skips.add(ShardReport(0, skipped))
         report("indexing shards", done, len(paths))
     if found != known:
@@ -153,12 +153,12 @@ def _index(path: Path, limit: int | None, untold: bool) -> list[Any]:
     for source, group in itertools.groupby(enumerate(places), lambda place: place[1][1]):
         run = [(number, offset) for number, (offset, _) in group]
         if compressed:
-            rows.append([0, None, run[0][0], len(run), source])
+            rows.append([0, None, run[0][0], len(run), source, untold])
             continue
         for part in (run[first : first + CHUNK] for first in range(0, len(run), CHUNK)):
             following = part[-1][0] + 1
             stop = places[following][0] if following < len(places) else end
-            rows.append([part[0][1], stop, 0, len(part), source])
+            rows.append([part[0][1], stop, 0, len(part), source, untold])
     return [rows, report.skipped]
 
 
