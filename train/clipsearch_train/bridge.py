@@ -22,6 +22,7 @@ from clipsearch.model import INITIAL_LOGIT_SCALE
 from clipsearch_train import recipe as recipes
 from clipsearch_train.corpus import say
 from clipsearch_train.data import Sample
+from clipsearch_train.frozen import TrunkViews
 from clipsearch_train.loss import contrastive_loss
 
 Report = Callable[[str, int, int], None]
@@ -68,7 +69,7 @@ class TeacherSpace:
     """Teacher features of every sample and every text, and who says what.
 
     `row_of` finds a text's row; `class_rows` lists the rows of each class's names and prompts;
-    `class_logits` are the image teacher's opinions of each sample.
+    `class_logits` are the image teacher's opinions of each sample, `views` more looks at some of them.
     """
 
     samples: Sequence[Sample]
@@ -77,6 +78,13 @@ class TeacherSpace:
     text_features: Tensor
     row_of: dict[str, int]
     class_rows: Sequence[Sequence[int]]
+    views: TrunkViews | None = None
+
+    def look(self, rows: npt.NDArray[np.int64], rng: np.random.Generator) -> Tensor:
+        """Image features of samples, of a random view of each where there are several: (n, image_dim)."""
+        if self.views is None:
+            return self.image_features[rows]
+        return torch.from_numpy(self.views.some(rows, rng))
 
 
 def fit(space: TeacherSpace, config: recipes.Recipe, report: Report) -> Projections:
@@ -93,6 +101,7 @@ def fit(space: TeacherSpace, config: recipes.Recipe, report: Report) -> Projecti
     bridge.std.copy_(space.image_features.std(0) + 1e-3)
     captioned = _rows(space.samples, lambda sample: bool(sample.captions))
     labelled = _rows(space.samples, lambda sample: bool(sample.labels))
+    how_often = np.array([config.data.weights.get(sample.source, 1.0) for sample in space.samples])
     if not len(captioned):
         raise TrainingError("No sample has a caption, which joining two teachers needs.")
     size = min(512, len(captioned))
@@ -100,9 +109,9 @@ def fit(space: TeacherSpace, config: recipes.Recipe, report: Report) -> Projecti
     optimiser = torch.optim.AdamW(bridge.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.lr, total_steps=steps, pct_start=0.05)
     for step in range(steps):
-        loss = _caption_loss(bridge, space, rng.choice(captioned, size, replace=False), config, rng)
+        loss = _caption_loss(bridge, space, _some(captioned, size, how_often, rng), config, rng)
         if settings.label_weight and len(labelled):
-            chosen = rng.choice(labelled, min(size, len(labelled)), replace=False)
+            chosen = _some(labelled, min(size, len(labelled)), how_often, rng)
             loss = loss + settings.label_weight * _caption_loss(bridge, space, chosen, config, rng)
         if settings.class_weight and space.class_rows:
             loss = loss + settings.class_weight * _class_loss(bridge, space, size, rng)
@@ -118,6 +127,15 @@ def _rows(samples: Sequence[Sample], wanted: Callable[[Sample], bool]) -> npt.ND
     return np.array([row for row, sample in enumerate(samples) if wanted(sample)], dtype=np.int64)
 
 
+def _some(
+    rows: npt.NDArray[np.int64], size: int, how_often: npt.NDArray[np.float64], rng: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Different ones of these rows, drawn as often as their sources' weights say."""
+    shares = how_often[rows]
+    size = min(size, int((shares > 0).sum()))
+    return rng.choice(rows, size, replace=False, p=shares / shares.sum())
+
+
 def _caption_loss(
     bridge: Projections,
     space: TeacherSpace,
@@ -130,7 +148,7 @@ def _caption_loss(
     if not known:
         return torch.zeros(())
     text_rows = torch.tensor([space.row_of[str(texts[k])] for k in known])
-    images = bridge.embed_images(space.image_features[rows[known]])
+    images = bridge.embed_images(space.look(rows[known], rng))
     return contrastive_loss(
         images,
         bridge.embed_texts(space.text_features[text_rows]),
@@ -143,7 +161,7 @@ def _class_loss(bridge: Projections, space: TeacherSpace, size: int, rng: np.ran
     rows = rng.integers(len(space.samples), size=size)
     prompts = torch.tensor([names[int(rng.integers(len(names)))] for names in space.class_rows])
     classes = bridge.embed_texts(space.text_features[prompts])
-    images = bridge.embed_images(space.image_features[rows])
+    images = bridge.embed_images(space.look(rows, rng))
     logits = bridge.class_scale.exp().clamp(max=100) * images @ classes.T
     opinions = space.class_logits[rows][:, : len(space.class_rows)].softmax(dim=1)
     return F.kl_div(logits.log_softmax(dim=1), opinions, reduction="batchmean")

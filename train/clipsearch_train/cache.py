@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipsearch.durable import make_directory, replace, replacing
+from clipsearch_train.data import Sample
 
 Rows = npt.NDArray[np.float16]
 
@@ -31,6 +34,17 @@ def cached_rows(path: Path, keys: Sequence[str], compute: Callable[[list[int]], 
     assert rows is not None
     chosen: Rows = rows[[known[key] for key in keys]]
     return chosen
+
+
+def sample_keys(samples: Sequence[Sample]) -> list[str]:
+    """A name for each sample; shards may number theirs alike, so a repeated key is told by its content."""
+    counts = Counter(sample.key for sample in samples)
+    return [
+        sample.key
+        if counts[sample.key] == 1
+        else f"{sample.key} {hashlib.sha256(sample.encoded()).hexdigest()[:16]}"
+        for sample in samples
+    ]
 
 
 def _read(names: Path, values: Path) -> tuple[dict[str, int], Rows | None]:

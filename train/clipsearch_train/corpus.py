@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,12 +10,21 @@ import numpy as np
 
 from clipsearch.errors import TrainingError
 from clipsearch_train.data import Sample
+from clipsearch_train.evaluation.templates import IMAGENET_7
 
 # Things people keep pictures of that captions of photographs rarely name.
 EVERYDAY = (
     "receipt", "invoice", "screenshot", "meme", "document", "handwriting", "map", "chart", "diagram",
     "selfie", "passport", "ticket", "sunset", "sunrise", "fireworks", "wedding", "birthday party",
     "graduation", "concert",
+)  # fmt: skip
+
+
+WAYS = (
+    *IMAGENET_7,
+    "a photo of a {}.", "a blurry photo of a {}.", "a black and white photo of the {}.",
+    "a close-up photo of the {}.", "a cropped photo of a {}.", "a photo of my {}.", "a drawing of a {}.",
+    "a {} on a table", "a person with a {}", "two {}s", "a red {}", "a small {} outdoors",
 )  # fmt: skip
 
 
@@ -53,6 +63,32 @@ def read_texts(paths: Sequence[Path]) -> list[str]:
         except (OSError, UnicodeDecodeError) as error:
             raise TrainingError(f"{path} cannot be read as a file of texts: {error}.") from error
         texts += [line.strip() for line in lines if line.strip()]
+    return texts
+
+
+def read_names(paths: Sequence[Path]) -> list[str]:
+    """Names of things from JSON files: lists of names, or of objects with a `name` as in LVIS.
+
+    Raises TrainingError for a file that is neither.
+    """
+    names: list[str] = []
+    for path in paths:
+        try:
+            listed = json.loads(path.read_text(encoding="utf-8"))
+            entries = [entry if isinstance(entry, str) else entry["name"] for entry in listed]
+            # LVIS writes air_conditioner, and says which sense of a word it means in brackets.
+            names += [entry.replace("_", " ").split("(")[0].strip() for entry in entries]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise TrainingError(f"{path} cannot be read as a list of names: {error}.") from error
+    return names
+
+
+def in_many_words(names: Sequence[str], rng: np.random.Generator, count: int = 7) -> list[str]:
+    """Each name alone and in `count` random ways to speak of a picture of it."""
+    texts: list[str] = []
+    for name in names:
+        chosen = rng.permutation(len(WAYS))[:count]
+        texts += [*(WAYS[row].format(name) for row in chosen.tolist()), name]
     return texts
 
 

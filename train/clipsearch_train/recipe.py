@@ -16,9 +16,11 @@ import torch
 from clipsearch.errors import UsageError
 from clipsearch.layouts import TRUNK
 from clipsearch.model import Clip, ClipConfig, TextConfig, VisionConfig
+from clipsearch_train.bag import Bag, check_bag
 from clipsearch_train.best import Best, check_best
 from clipsearch_train.clip_teacher import Distill, check_distill
 from clipsearch_train.compute import Compute, check_compute
+from clipsearch_train.frozen import Frozen, check_frozen
 from clipsearch_train.recipe_data import Data, Folder, check_data, fill_data
 from clipsearch_train.schedule import Optim, check_optim
 from clipsearch_train.start import Start, check_start, start_sizes
@@ -32,13 +34,15 @@ class Teacher:
     """Frozen teachers to distil from (training only).
 
     `image` is the ONNX file of a supervised MobileNet-EdgeTPU, `text` an importable package with a
-    sentence-embedding model; `image_size` is the edge in pixels at which the image teacher looks.
+    sentence-embedding model; `image_size` is the edge in pixels at which the image teacher looks. `names` is
+    a JSON file of names of things that its text teacher speaks of in many ways.
     """
 
     image: str
     text: str
     image_size: int = 193
     classes: str = "timm"
+    names: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ class Recipe:
     best: Best = field(default_factory=Best)
     start: Start | None = None
     distill: Distill | None = None
+    frozen: Frozen | None = None
+    bag: Bag | None = None
     seed: int = 0
     freeze_batch_norm: bool = False
     checkpoint_minutes: float = 5.0
@@ -104,6 +110,7 @@ class Recipe:
                 cooldown=min(self.optim.cooldown, 1),
             ),
             bridge=dataclasses.replace(self.bridge, epochs=1),
+            bag=None if self.bag is None else dataclasses.replace(self.bag, epochs=1, batch=64),
             data=dataclasses.replace(self.data, limit=16),
             loss=dataclasses.replace(self.loss, bank=min(self.loss.bank, 16)),
             compute=dataclasses.replace(self.compute, accumulate=min(self.compute.accumulate, 2)),
@@ -132,6 +139,7 @@ def load_recipe(path: Path) -> Recipe:
         sizes = start_sizes(recipe.start, recipe.model, given, str(path))
         recipe = dataclasses.replace(recipe, model=sizes)
     _check_model(recipe.model, str(path))
+    _check_beginning(recipe, str(path))
     return recipe
 
 
@@ -171,6 +179,27 @@ def _check_parts(recipe: Recipe, where: str) -> None:
             f"{where}: [teacher] keeps a target of every sample and text in memory, so data: stream, "
             "drop_words and one_sentence do not go with it; [distill] asks a CLIP teacher at every step."
         )
+
+
+def _check_beginning(recipe: Recipe, where: str) -> None:
+    """Check what stands in for a trunk and a text tower at the beginning of a run."""
+    head = recipe.start is not None and recipe.start.image == "head"
+    if head != (recipe.frozen is not None) or (recipe.frozen is not None and recipe.teacher is None):
+        raise UsageError(
+            f'{where}: [frozen] keeps what a locked trunk sees: it needs start: image = "head", and [teacher], '
+            "whose bridge is the new projection; none of them goes without the others."
+        )
+    if recipe.frozen is not None:
+        check_frozen(recipe.frozen, where)
+        if recipe.data.stream or recipe.distill is not None:
+            raise UsageError(
+                f"{where}: [frozen] shows the model no pixels, which data: stream and [distill] are about."
+            )
+    if recipe.bag is not None:
+        new = recipe.start is None or recipe.start.text == "new"
+        if recipe.teacher is None or not new:
+            raise UsageError(f"{where}: [bag] begins a new text tower at the texts of a [teacher].")
+        check_bag(recipe.bag, recipe.model, where)
 
 
 def _check_loss(loss: Loss, where: str) -> None:
@@ -259,6 +288,7 @@ def _convert_union(hint: Any, value: Any, where: str) -> Any:
 
 
 __all__ = [
+    "Bag",
     "Best",
     "Bridge",
     "ClipConfig",
@@ -266,6 +296,7 @@ __all__ = [
     "Data",
     "Distill",
     "Folder",
+    "Frozen",
     "Loss",
     "Optim",
     "Recipe",

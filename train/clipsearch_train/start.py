@@ -22,6 +22,7 @@ from clipsearch.zoo import resolve
 from clipsearch_train.lora import adapt
 
 MODES = ("train", "lock", "new")
+IMAGE_MODES = (*MODES, "head")
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,11 @@ class Start:
 
 def check_start(start: Start, where: str) -> None:
     """Raise UsageError for settings that make no sense together."""
-    for tower, mode, blocks in (
-        ("image", start.image, start.image_blocks),
-        ("text", start.text, start.text_blocks),
+    for tower, mode, blocks, modes in (
+        ("image", start.image, start.image_blocks, IMAGE_MODES),
+        ("text", start.text, start.text_blocks, MODES),
     ):
-        if mode not in MODES:
+        if mode not in modes:
             raise UsageError(f'{where}: start: {tower} must be "train", "lock" or "new", not {mode!r}.')
         if blocks < 0 or (blocks and mode != "lock"):
             raise UsageError(

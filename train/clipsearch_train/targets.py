@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from clipsearch.model import Clip
+from clipsearch.tokenizer import ClipTokenizer
 from clipsearch_train import recipe as recipes
+from clipsearch_train.bag import Bag, begin_as_bag, fit_bag
 from clipsearch_train.bridge import Projections, TeacherSpace, fit
-from clipsearch_train.cache import cached_rows
-from clipsearch_train.corpus import read_texts, texts_of, widen
+from clipsearch_train.cache import cached_rows, sample_keys
+from clipsearch_train.corpus import in_many_words, read_names, read_texts, texts_of, widen
 from clipsearch_train.data import Sample, find_shards
+from clipsearch_train.frozen import FrozenTrunk
 from clipsearch_train.teachers import (
     ImageTeacher,
     imagenet_classes,
@@ -43,13 +43,17 @@ class Targets:
     row_of: dict[str, int]
     caption_pairs: npt.NDArray[np.int64]
     teacher: ImageTeacher
-    headroom: npt.NDArray[np.float32]
+    headroom: npt.NDArray[np.float32] | None
     bridge: Projections
 
     def start(self, model: Clip) -> None:
-        """Begin the image tower at the teacher's weights and the bridge's projection."""
+        """Begin the image tower at the teacher's weights and the bridge's projection.
+
+        The trunk is left alone where a locked one stood in for the teacher.
+        """
         tower = model.visual
-        start_from(tower.trunk, self.teacher, self.headroom)  # type: ignore[arg-type]
+        if self.headroom is not None:
+            start_from(tower.trunk, self.teacher, self.headroom)  # type: ignore[arg-type]
         first, last = self.bridge.image[0], self.bridge.image[3]
         assert isinstance(first, nn.Linear)
         assert isinstance(last, nn.Linear)
@@ -63,6 +67,13 @@ class Targets:
             mlp.fc1.bias.copy_(first.bias - weight @ self.bridge.mean)
             mlp.fc2.weight.copy_(last.weight)
             model.logit_scale.copy_(self.bridge.logit_scale)
+
+    def start_text(self, model: Clip, tokenizer: ClipTokenizer, bag: Bag, seed: int, report: Report) -> None:
+        """Begin the text tower as a bag of words: see `clipsearch_train.bag`."""
+        parts = [tokenizer(self.corpus[start : start + 4096]) for start in range(0, len(self.corpus), 4096)]
+        tokens_ML = torch.from_numpy(np.concatenate(parts))
+        vectors = fit_bag(tokens_ML, self.text_ME, tokenizer.vocab_size, bag, seed, report)
+        begin_as_bag(model, vectors, self.text_ME, seed)
 
     def image(self, rows: npt.NDArray[np.int64]) -> Tensor:
         """Targets of samples: (n, E)."""
@@ -86,73 +97,82 @@ def prepare_targets(
     validation: Validation,
     cache: Path,
     report: Report,
+    frozen: FrozenTrunk | None = None,
 ) -> Targets:
-    """Run both teachers (or read their cached features), fit the bridge, project everything."""
+    """Run both teachers (or read their cached features), fit the bridge, project everything.
+
+    With `frozen` the locked trunk of the start model looks at the images in the image teacher's place, which
+    then only says what classes it would see in the trunk's features.
+    """
     assert recipe.teacher is not None
     settings = recipe.teacher
     teacher = ImageTeacher(data / settings.image, settings.image_size)
-    features = cached_rows(
-        cache / f"image-{settings.image_size}",
-        _keys(samples),
-        lambda rows: teacher.features([samples[row] for row in rows], report),
-    )
-    rng = np.random.default_rng(recipe.seed)
-    captions = texts_of(samples, recipe.data.templates)
-    lines = read_texts(find_shards(data, recipe.data.texts))
-    classes = imagenet_classes() if settings.classes else []
-    words = teacher_vocabulary(settings.text)
-    limit = recipe.data.limit
-    lines, words, classes = lines[:limit], words[:limit], classes[:limit]
-    class_texts = [
-        [name, *(template.format(name) for template in recipe.data.templates)]
-        for names, _ in classes
-        for name in names
-    ]
-    texts = [*captions, *lines, *(definition for _, definition in classes), *itertools.chain(*class_texts)]
-    texts += widen([*lines, *(c for s in samples for c in s.captions[:1])], words, recipe.data.templates, rng)
-    corpus = list(dict.fromkeys(texts))
+    texts = _corpus(recipe, data, samples)
+    corpus = texts.corpus
     embedded = cached_rows(
         cache / "text",
         corpus,
         lambda rows: sentence_embeddings(settings.text, [corpus[row] for row in rows], report),
     )
-    row_of = {text: row for row, text in enumerate(corpus)}
+    features = cached_rows(
+        cache / f"image-{settings.image_size}",
+        sample_keys(samples),
+        lambda rows: teacher.features([samples[row] for row in rows], report),
+    ) if frozen is None else frozen.views.plain_NF
     image_features = torch.from_numpy(features).float()
     space = TeacherSpace(
         samples,
         image_features,
         teacher.class_logits(image_features),
         torch.from_numpy(embedded).float(),
-        row_of,
-        _class_rows(classes, recipe.data.templates, row_of),
+        texts.row_of,
+        texts.class_rows,
+        None if frozen is None else frozen.views,
     )
     bridge = fit(space, recipe, report)
-    pairs = [(row, row_of[text]) for row, sample in enumerate(samples) for text in sample.captions]
+    pairs = [(row, texts.row_of[text]) for row, sample in enumerate(samples) for text in sample.captions]
     with torch.inference_mode():
         image_NE = bridge.embed_images(space.image_features)
         text_ME = bridge.embed_texts(space.text_features)
-    _score_bridge(bridge, teacher, settings.text, validation, report)
+    _score_bridge(bridge, frozen or teacher, settings.text, validation, report)
     return Targets(
         corpus,
         image_NE.clone(),
         text_ME.clone(),
-        row_of,
+        texts.row_of,
         np.array(pairs, dtype=np.int64),
         teacher,
-        stage_headroom(teacher, samples[:64]),
+        None if frozen else stage_headroom(teacher, samples[:64]),
         bridge,
     )
 
 
-def _keys(samples: Sequence[Sample]) -> list[str]:
-    """A name for each sample; shards may number theirs alike, so a repeated key is told by its content."""
-    counts = Counter(sample.key for sample in samples)
-    return [
-        sample.key
-        if counts[sample.key] == 1
-        else f"{sample.key} {hashlib.sha256(sample.encoded()).hexdigest()[:16]}"
-        for sample in samples
-    ]
+@dataclass(frozen=True)
+class _Texts:
+    """The texts that have a target; where each stands; where each class's names and prompts stand."""
+
+    corpus: list[str]
+    row_of: dict[str, int]
+    class_rows: list[list[int]]
+
+
+def _corpus(recipe: recipes.Recipe, data: Path, samples: Sequence[Sample]) -> _Texts:
+    assert recipe.teacher is not None
+    settings, limit, templates = recipe.teacher, recipe.data.limit, recipe.data.templates
+    rng = np.random.default_rng(recipe.seed)
+    lines = read_texts(find_shards(data, recipe.data.texts))[:limit]
+    classes = (imagenet_classes() if settings.classes else [])[:limit]
+    words = teacher_vocabulary(settings.text)[:limit]
+    names = [name for names, _ in classes for name in names]
+    texts = [*texts_of(samples, templates), *lines, *(definition for _, definition in classes)]
+    texts += [text for name in names for text in (name, *(t.format(name) for t in templates))]
+    texts += widen([*lines, *(c for s in samples for c in s.captions[:1])], words, templates, rng)
+    if settings.names:
+        named = [*read_names(find_shards(data, (settings.names,))), *names]
+        texts += in_many_words(list(dict.fromkeys(named))[:limit], rng)
+    corpus = list(dict.fromkeys(texts))
+    row_of = {text: row for row, text in enumerate(corpus)}
+    return _Texts(corpus, row_of, _class_rows(classes, templates, row_of))
 
 
 def _class_rows(
@@ -165,12 +185,16 @@ def _class_rows(
 
 
 def _score_bridge(
-    bridge: Projections, teacher: ImageTeacher, package: str, validation: Validation, report: Report
+    bridge: Projections,
+    looker: ImageTeacher | FrozenTrunk,
+    package: str,
+    validation: Validation,
+    report: Report,
 ) -> None:
     """Score the teachers' own space: the ceiling of what distillation alone can give."""
 
     def images(samples: Sequence[Sample]) -> npt.NDArray[np.float32]:
-        features = torch.from_numpy(teacher.features(samples, report)).float()
+        features = torch.from_numpy(looker.features(samples, report)).float()
         return np.asarray(bridge.embed_images(features).numpy())
 
     class Texts:
