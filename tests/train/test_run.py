@@ -102,6 +102,21 @@ def test_learning_gives_a_model_that_loads_and_scores(
     assert told["recipe"]["optim"]["steps"] == 60
 
 
+def test_a_smoke_run_is_not_gone_on_with(
+    colours: Path, tmp_path: Path, make_recipe: Callable[..., Any]
+) -> None:
+    """Its tokenizer knows the words of a few samples."""
+    recipe = make_recipe()
+    run(recipe.smoke(), colours, tmp_path / "out")
+    with pytest.raises(
+        UsageError, match=r"--smoke sets to 16, was 16 and is not set now\. Give"
+    ):
+        Trainer(recipe, colours, tmp_path / "out", quiet)
+    run(recipe.smoke(), colours, tmp_path / "out")
+    (tmp_path / "out" / "recipe.json").write_text("junk")
+    Trainer(recipe, colours, tmp_path / "out", quiet)
+
+
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_a_loss_that_is_no_number_keeps_the_last_good_weights(
     colours: Path, tmp_path: Path, make_recipe: Callable[..., Any], where: str

@@ -83,7 +83,8 @@ def pack(folder: Folder, out: Path, packing: Packing, report: Report) -> Packed:
     if not told:
         raise TrainingError(
             f"Nothing is said about any image in {folder.images} (left out: {skips}). Name a captions file "
-            "with --captions, or put text files beside the images."
+            "with --captions, put text files beside the images, or take the names of their folders with "
+            "--folder-labels."
         )
     name = re.sub(r"[^\w-]+", "_", told[0].source) or "images"
     plan = _plan(told, name, packing)

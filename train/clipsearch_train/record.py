@@ -14,9 +14,11 @@ import torch
 
 from clipsearch import __version__
 from clipsearch.durable import replace, storage_errors
+from clipsearch.errors import UsageError
 from clipsearch_train import recipe as recipes
 from clipsearch_train.card import Results
 
+RECIPE = "recipe.json"
 LOG = "log.csv"
 SCORES = "eval.jsonl"
 STARTS = "environment.jsonl"
@@ -32,6 +34,23 @@ class Record:
     def __init__(self, out: Path) -> None:
         self._out = out
 
+    def require_same_data(self, recipe: recipes.Recipe) -> None:
+        """Raise UsageError where the folder holds a run on fewer or more samples, such as one of `--smoke`.
+
+        Its tokenizer was learnt from those, and its scores are of those.
+        """
+        try:
+            told = json.loads((self._out / RECIPE).read_text(encoding="utf-8"))
+            limit = told["recipe"]["data"]["limit"]
+        except (OSError, ValueError, KeyError, TypeError):  # none, or none of ours: it will be written anew
+            return
+        if limit != recipe.data.limit:
+            raise UsageError(
+                f"{self._out} holds a run on other data: data.limit, which --smoke sets to 16, was "
+                f"{limit or 'not set'} and is {recipe.data.limit or 'not set'} now. Give another --out, or "
+                "delete that folder."
+            )
+
     def begin(self, recipe: recipes.Recipe, step: int, where: Mapping[str, Any]) -> None:
         """Write down what runs and `where`; cut off the steps that the checkpoint has not seen.
 
@@ -43,7 +62,7 @@ class Record:
             "resumed_at": step,
             "recipe": dataclasses.asdict(recipe),
         }
-        replace(self._out / "recipe.json", (json.dumps(told, indent=2) + "\n").encode(), name="recipe")
+        replace(self._out / RECIPE, (json.dumps(told, indent=2) + "\n").encode(), name="recipe")
         self._add(STARTS, {"step": step, "seed": recipe.seed, **where})
         kept = [row for row in self.steps() if int(row["step"]) <= step]
         buffer = io.StringIO(newline="")

@@ -80,6 +80,8 @@ class Trainer:
         check_share(recipe.compute, recipe.optim.batch, self.world.size)
         dtype = pick_precision(recipe.compute.precision, self.world.device)
         require_matplotlib()
+        self.record = Record(out)
+        self.record.require_same_data(recipe)
         make_directory(out)
         torch.manual_seed(recipe.seed)
         with self.world.main_first():
@@ -109,7 +111,6 @@ class Trainer:
         self.stepper = Step(self.model, gradients, self.state, recipe.optim)
         views = make_views(self.preprocess, teacher)
         self.batches = BatchSource(source, corpus, recipe, views, self.world.part)
-        self.record = Record(out)
         self.meter = self._meter(dtype)
         self.results: Results = {}
 
