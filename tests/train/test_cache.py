@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from clipsearch.errors import StorageError
-from clipsearch_train.cache import cached_rows
+from clipsearch_train.cache import cached_rows, sample_keys
 from clipsearch_train.data import Sample
-from clipsearch_train.targets import _keys
 
 
 class Counting:
@@ -61,6 +60,6 @@ def test_samples_that_shards_number_alike_are_told_apart() -> None:
     samples = [
         Sample(key, image, "", (), ()) for key, image in (("0", b"x"), ("0", b"y"), ("1", b"x"), ("0", b"x"))
     ]
-    keys = _keys(samples)
+    keys = sample_keys(samples)
     assert keys[2] == "1", "a key of its own stays as it is"
     assert keys[0] == keys[3] != keys[1]

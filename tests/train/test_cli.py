@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from clipsearch.weights import load_folder
+from clipsearch.zoo import resolve
 from tests.train.conftest import COLOURS, RECIPE, colour_members, make_base, write_tar
 
 ROOT = Path(__file__).parents[2]
@@ -172,15 +173,20 @@ def test_a_library_is_trained_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.shared
-def test_mini_smoke(shared: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["mini", "mini-image"])
+def test_mini_smoke(shared: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / "out"
-    done = clipsearch("train", ROOT / "train/recipes/mini.toml", "--data", shared, "--out", out, "--smoke")
+    done = clipsearch("train", ROOT / f"train/recipes/{name}.toml", "--data", shared, "--out", out, "--smoke")
     assert done.returncode == 0, done.stderr
-    loaded = load_folder(out / "model")
-    assert loaded.model.config.vision.trunk == "mobilenet_edgetpu_100"
-    assert all(bool(torch.isfinite(tensor).all()) for tensor in loaded.model.state_dict().values())
+    made = load_folder(out / "model").model
+    assert made.config.vision.trunk == "mobilenet_edgetpu_100"
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in made.state_dict().values())
     assert "flickr8k" in done.stderr
     assert (out / "cache" / "text.npy").is_file()
+    bundled = load_folder(resolve("mini").folder).model.visual.state_dict()
+    trunk = {key: tensor for key, tensor in made.visual.state_dict().items() if key.startswith("trunk.")}
+    kept = [tensor.equal(bundled[key]) for key, tensor in trunk.items()]
+    assert all(kept) == (name == "mini"), "mini's trunk is locked"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clipsearch.errors import TrainingError
-from clipsearch_train.corpus import read_texts, say, texts_of, widen
+from clipsearch_train.corpus import in_many_words, read_names, read_texts, say, texts_of, widen
 from clipsearch_train.data import Sample
 
 TEMPLATES = ("{}", "a photo of a {}")
@@ -49,3 +49,24 @@ def test_texts_are_lines_of_utf_8(tmp_path: Path) -> None:
     for name in ("b.txt", "none.txt"):
         with pytest.raises(TrainingError, match=name):
             read_texts([tmp_path / name])
+
+
+def test_names_are_read_from_lists_and_from_lvis(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('["sea lion"]')
+    (tmp_path / "b.json").write_text('[{"name": "air_conditioner"}, {"name": "bow_(weapon)", "id": 2}]')
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    assert read_names(paths) == ["sea lion", "air conditioner", "bow"]
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '[{"id": 1}]', "3", '[{"name": 4}]'])
+def test_a_file_of_no_names_is_a_sentence(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(TrainingError, match=r"a.json cannot be read as a list of names"):
+        read_names([tmp_path / "a.json"])
+
+
+def test_a_name_is_spoken_of_in_many_ways() -> None:
+    texts = in_many_words(["cat", "car"], np.random.default_rng(0), 3)
+    assert len(set(texts)) == 8
+    assert {"cat", "car"} < set(texts)
+    assert all("cat" in text or "car" in text for text in texts)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
 
-from clipsearch.errors import TrainingError
+from clipsearch.errors import TrainingError, UsageError
+from clipsearch.mobilenet import TrunkTower
 from clipsearch.model import Clip, ClipConfig
 from clipsearch.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
 from clipsearch.tokenizer import ClipTokenizer
@@ -17,8 +18,12 @@ from clipsearch.weights import LoadedModel
 from clipsearch_train import recipe as recipes
 from clipsearch_train.batches import Views
 from clipsearch_train.clip_teacher import ClipTeacher
+from clipsearch_train.data import Sample
+from clipsearch_train.frozen import FrozenTrunk
 from clipsearch_train.start import begin
 from clipsearch_train.targets import Targets
+
+Report = Callable[[str, int, int], None]
 
 
 def make_tokenizer(
@@ -65,6 +70,7 @@ def make_model(
     loaded: LoadedModel | None,
     targets: Targets | None,
     teacher: ClipTeacher | None,
+    report: Report,
 ) -> Clip:
     """A model to train, at the weights that the recipe begins with.
 
@@ -78,10 +84,32 @@ def make_model(
         targets.start(model)
     if loaded is not None and config.start is not None:
         begin(model, config.start, loaded)
+    if targets is not None and config.bag is not None:
+        targets.start_text(model, tokenizer, config.bag, config.seed, report)
     if teacher is not None:
         teacher.attach(model)
     model.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
+
+
+def make_frozen(
+    config: recipes.Recipe, loaded: LoadedModel | None, samples: Sequence[Sample], cache: Path, report: Report
+) -> FrozenTrunk | None:
+    """What the start model's locked trunk sees of the samples, where the recipe has it so.
+
+    Raises UsageError for an image tower that is not a trunk and a projection.
+    """
+    if config.frozen is None:
+        return None
+    assert loaded is not None
+    tower = loaded.model.visual
+    if not isinstance(tower, TrunkTower):
+        raise UsageError(
+            'start: image = "head" is for image towers made of a trunk and a projection, as `mini` has; lock '
+            'the whole tower with image = "lock".'
+        )
+    kept = cache / f"trunk-{loaded.fingerprint[:16]}"
+    return FrozenTrunk(tower.trunk, loaded.preprocess, samples, config.frozen, kept, report)
 
 
 def make_views(preprocess: Preprocess, teacher: ClipTeacher | None) -> Views:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from clipsearch.errors import UsageError
-from clipsearch.model import Clip, ClipConfig
+from clipsearch.model import Block, Clip, ClipConfig
 
 Report = Callable[[str, int, int], None]
 
@@ -25,6 +25,8 @@ APART = 2
 OWN, MEAN = 0.1, 4.0
 # Of the usual scale of what random layers add to the residual stream.
 QUIET = 0.1
+# The learning rate rises for one step in so many.
+FEWEST = 20
 # Of vectors to be shortened to the length that all others are padded to.
 LONGEST = 0.999
 
@@ -49,7 +51,9 @@ def check_bag(bag: Bag, model: ClipConfig, where: str) -> None:
         )
 
 
-def fit_bag(tokens_ML: Tensor, target_ME: Tensor, vocab_size: int, bag: Bag, seed: int, report: Report) -> Tensor:
+def fit_bag(
+    tokens_ML: Tensor, target_ME: Tensor, vocab_size: int, bag: Bag, seed: int, report: Report
+) -> Tensor:
     """A vector of each token, (vocab_size, E), such that their mean over a text is near the text's target.
 
     `tokens_ML` are token ids, each row with an end of text, the highest id.
@@ -60,8 +64,9 @@ def fit_bag(tokens_ML: Tensor, target_ME: Tensor, vocab_size: int, bag: Bag, see
     nn.init.normal_(vectors.weight, std=0.02, generator=generator)
     optimiser = torch.optim.Adam(vectors.parameters(), lr=bag.lr)
     steps = max(1, bag.epochs * len(tokens_ML) // bag.batch)
+    # A rise of less than a step would divide by zero.
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, bag.lr, total_steps=max(2, steps), pct_start=0.05
+        optimiser, bag.lr, total_steps=max(steps, 2 * FEWEST), pct_start=1 / FEWEST
     )
     for step in range(steps):
         rows = torch.randint(len(tokens_ML), (min(bag.batch, len(tokens_ML)),), generator=generator)
@@ -104,6 +109,7 @@ def begin_as_bag(model: Clip, vectors_VE: Tensor, target_ME: Tensor, seed: int) 
     model.token_embedding.weight.copy_(padded_VD * (OWN * width**0.5 / longest))
     model.positional_embedding.normal_(std=0.1 * OWN, generator=generator)
     for number, block in enumerate(model.transformer.resblocks):
+        assert isinstance(block, Block)
         attention = block.attn
         attention.in_proj_weight[: 2 * width].normal_(std=0.3 * width**-0.5, generator=generator)
         attention.out_proj.weight.mul_(QUIET)
@@ -119,4 +125,5 @@ def _principal(target_ME: Tensor, count: int) -> Tensor:
     """The `count` principal directions of unit rows, the strongest first: (E, count)."""
     some = target_ME[:: max(1, len(target_ME) // 20_000)]
     _, directions = torch.linalg.eigh(some.T @ some)
-    return directions[:, -count:].flip(1)
+    strongest: Tensor = directions[:, -count:].flip(1)
+    return strongest

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from clipsearch_train import recipe as recipes
 from clipsearch_train.augment import augmented, reworded
 from clipsearch_train.corpus import say
 from clipsearch_train.data import Sample, decode
+from clipsearch_train.frozen import TrunkViews
 from clipsearch_train.sources import Source
 
 # Batches that are made before they are asked for.
@@ -32,12 +34,13 @@ MOST_WORKERS = 8
 class Batch:
     """One step's input, always as many as the recipe says, or a process's part of it.
 
-    `rows` number the samples; `pixels` are uint8 (n, size, size, 3); `texts` one each, or None; `extra` are
-    texts without images. `teacher_pixels` show the same views at a teacher's size, where there is one.
+    `rows` number the samples; `pixels` are uint8 (n, size, size, 3), or what a locked trunk made of them,
+    float32 (n, features); `texts` one each, or None; `extra` are texts without images. `teacher_pixels` show
+    the same views at a teacher's size, where there is one.
     """
 
     rows: npt.NDArray[np.int64]
-    pixels: npt.NDArray[np.uint8]
+    pixels: npt.NDArray[Any]
     texts: list[str | None]
     extra: list[str]
     teacher_pixels: npt.NDArray[np.uint8] | None = None
@@ -60,7 +63,7 @@ class Views:
 @dataclass(frozen=True)
 class _Drawn:
     row: int
-    views: list[npt.NDArray[np.uint8]]
+    views: list[npt.NDArray[Any]]
     text: str | None
 
 
@@ -78,8 +81,13 @@ class BatchSource:
         config: recipes.Recipe,
         views: Views | None = None,
         part: Callable[[int], slice] = slice,
+        frozen: TrunkViews | None = None,
     ) -> None:
-        """`part` says which of n places of a batch are made here, where several processes share it."""
+        """`part` says which of n places of a batch are made here, where several processes share it.
+
+        With `frozen` no image is decoded: what a locked trunk saw stands for it.
+        """
+        self._frozen = frozen
         self._part = part
         self._source = source
         self._corpus = corpus
@@ -130,7 +138,7 @@ class BatchSource:
         # A batch keeps its size, which compiled steps and gathered features count on. What stands twice has
         # the same text, so neither is a negative of the other.
         full = [one if one is not None else good[place % len(good)] for place, one in enumerate(made)]
-        views = [np.stack([one.views[number] for one in full]) for number in range(len(self._views.sizes))]
+        views = [np.stack(shown) for shown in zip(*(one.views for one in full), strict=True)]
         return Batch(
             np.array([one.row for one in full]),
             views[0],
@@ -148,6 +156,8 @@ class BatchSource:
 
     def _draw(self, row: int, sample: Sample, rng: np.random.Generator) -> _Drawn | None:
         data = self._config.data
+        if self._frozen is not None:
+            return _Drawn(row, [self._frozen.draw(row, rng)], say(sample, data.templates, rng))
         # A crop shows a part of the image: the whole has to be that much larger.
         cover = round(max(self._views.sizes) / max(data.min_crop, 0.01) ** 0.5)
         try:

@@ -26,6 +26,7 @@ from clipsearch_train.data import Sample, decode
 
 Report = Callable[[str, int, int], None]
 Rows = npt.NDArray[np.int64]
+Features = npt.NDArray[np.float32]
 BATCH = 32
 
 
@@ -68,36 +69,37 @@ class _View:
 
 
 class TrunkViews:
-    """Pooled features of every sample's views: float16 (views, F); the first N are the samples as they are."""
+    """Pooled features of every sample's views; the first N views are the samples as they are."""
 
     def __init__(self, features_VF: npt.NDArray[np.float16], samples: Sequence[int], dropout: float) -> None:
-        """`samples` says whose each view is; the first are 0, 1, … N - 1."""
+        """`features_VF` are float16 (views, F); `samples` says whose each is, the first 0, 1, … N - 1."""
         self._features_VF, self._dropout = features_VF, dropout
         self._views: dict[int, list[int]] = {}
         for view, row in enumerate(samples):
             self._views.setdefault(row, []).append(view)
-        self._mean_F = features_VF[: len(self._views)].astype(np.float32).mean(axis=0)
+        self._mean_F: Features = features_VF[: len(self._views)].astype(np.float32).mean(axis=0)
 
     @property
-    def plain_NF(self) -> npt.NDArray[np.float16]:
+    def plain(self) -> npt.NDArray[np.float16]:
         """Features of the samples as they are: (N, F)."""
         return self._features_VF[: len(self._views)]
 
-    def some(self, rows: Rows, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    def some(self, rows: Rows, rng: np.random.Generator) -> Features:
         """Features of a random view of each of these samples: (n, F)."""
-        chosen = [views[int(rng.integers(len(views)))] for views in map(self._views.__getitem__, rows.tolist())]
-        return self._features_VF[chosen].astype(np.float32)
+        of_each = [self._views[row] for row in rows.tolist()]
+        chosen = [views[int(rng.integers(len(views)))] for views in of_each]
+        features: Features = self._features_VF[chosen].astype(np.float32)
+        return features
 
-    def draw(self, row: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    def draw(self, row: int, rng: np.random.Generator) -> Features:
         """Features of a random view of a sample, some of them dropped: (F,)."""
-        features = self.some(np.array([row]), rng)[0]
+        features: Features = self.some(np.array([row]), rng)[0]
         if not self._dropout:
             return features
         kept = rng.random(len(features)) >= self._dropout
-        dropped: npt.NDArray[np.float32] = self._mean_F + np.where(kept, features - self._mean_F, 0).astype(
-            np.float32
-        ) / (1 - self._dropout)
-        return dropped
+        changed = self._mean_F + (features - self._mean_F) * (kept / (1 - self._dropout))
+        rounded: Features = changed.astype(np.float32)
+        return rounded
 
 
 class FrozenTrunk:

@@ -54,7 +54,8 @@ class Gradients:
         self._preprocess, self._tokenizer = preprocess, tokenizer
         self._accumulate, self._seed = recipe.compute.accumulate, recipe.seed
         self._scaler = scaler or torch.amp.GradScaler(world.device.type, enabled=False)
-        self._towers = Towers(model, world.device, dtype)
+        by_length = world.device.type == "cpu" and not recipe.compute.compile
+        self._towers = Towers(model, world.device, dtype, by_length=by_length)
         names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         apart = [name for name in names if name.startswith(OF_THE_LOSS)]
         self._apart = [model.get_parameter(name) for name in apart]
@@ -125,8 +126,12 @@ class Gradients:
         images, tokens = pieces[number]
         seed = np.random.SeedSequence([self._seed, step, self.world.rank, number])
         torch.manual_seed(int(seed.generate_state(1)[0]))
-        pixels = self._preprocess.normalise(batch.pixels[images], self.world.device)
-        features: tuple[Tensor, Tensor] = towers(pixels, tokens)
+        seen = batch.pixels[images]
+        if seen.ndim == 4:
+            looked = self._preprocess.normalise(seen, self.world.device)
+        else:  # a locked trunk has looked already
+            looked = torch.from_numpy(seen).to(self.world.device)
+        features: tuple[Tensor, Tensor] = towers(looked, tokens)
         return features
 
     def _unsynced(self, wanted: bool) -> AbstractContextManager[None]:

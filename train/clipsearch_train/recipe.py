@@ -186,8 +186,8 @@ def _check_beginning(recipe: Recipe, where: str) -> None:
     head = recipe.start is not None and recipe.start.image == "head"
     if head != (recipe.frozen is not None) or (recipe.frozen is not None and recipe.teacher is None):
         raise UsageError(
-            f'{where}: [frozen] keeps what a locked trunk sees: it needs start: image = "head", and [teacher], '
-            "whose bridge is the new projection; none of them goes without the others."
+            f'{where}: [frozen] keeps what a locked trunk sees; it needs start: image = "head" and '
+            "the bridge of a [teacher], which is the new projection. None of them goes without the others."
         )
     if recipe.frozen is not None:
         check_frozen(recipe.frozen, where)

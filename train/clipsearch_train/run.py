@@ -18,7 +18,7 @@ from clipsearch.errors import StorageError
 from clipsearch.model import Clip
 from clipsearch.weights import save_folder
 from clipsearch_train import recipe as recipes
-from clipsearch_train.assembly import make_model, make_preprocess, make_tokenizer, make_views
+from clipsearch_train.assembly import make_frozen, make_model, make_preprocess, make_tokenizer, make_views
 from clipsearch_train.batches import BatchSource
 from clipsearch_train.best import check_sources, compared, overall
 from clipsearch_train.card import Results, write_card
@@ -28,6 +28,7 @@ from clipsearch_train.compute import check_share, compile_towers, pick_precision
 from clipsearch_train.data import Sample, ShardReport, find_shards
 from clipsearch_train.distributed import World
 from clipsearch_train.environment import environment
+from clipsearch_train.frozen import FrozenTrunk
 from clipsearch_train.gradients import Gradients
 from clipsearch_train.lora import plain
 from clipsearch_train.meter import Meter, peak_flops, training_flops
@@ -89,13 +90,14 @@ class Trainer:
             self.samples = source.samples if isinstance(source, MemorySource) else []
             self.data_report, self.sources = source.report, source.counts
             self.validation = self._validation(data, held)
-            corpus = self._targets(data)
             loaded = None if recipe.start is None else load_start(recipe.start)
+            frozen = make_frozen(recipe, loaded, self.samples, out / "cache", report)
+            corpus = self._targets(data, frozen)
             teacher = None if recipe.distill is None else ClipTeacher(recipe.distill)
             texts = itertools.chain(corpus, source.texts())
             self.tokenizer = make_tokenizer(recipe, loaded, texts, out / "tokenizer.json")
         self.preprocess = make_preprocess(recipe, loaded)
-        self.model = make_model(recipe, self.tokenizer, loaded, self.targets, teacher)
+        self.model = make_model(recipe, self.tokenizer, loaded, self.targets, teacher, report)
         self.state = self._first_state(dtype)
         self.objective = Objective(recipe, self.samples, self.targets, self.world, teacher, dtype)
         gradients = Gradients(
@@ -110,7 +112,8 @@ class Trainer:
         )
         self.stepper = Step(self.model, gradients, self.state, recipe.optim)
         views = make_views(self.preprocess, teacher)
-        self.batches = BatchSource(source, corpus, recipe, views, self.world.part)
+        looks = None if frozen is None else frozen.views
+        self.batches = BatchSource(source, corpus, recipe, views, self.world.part, looks)
         self.meter = self._meter(dtype)
         self.results: Results = {}
 
@@ -128,13 +131,13 @@ class Trainer:
         check_sources(self.recipe.best, validation.sources)
         return validation
 
-    def _targets(self, data: Path) -> list[str]:
+    def _targets(self, data: Path, frozen: FrozenTrunk | None) -> list[str]:
         """Ask the teachers where there are any; returns the texts that they know."""
         self.targets: Targets | None = None
         if self.recipe.teacher is None:
             return []
         self.targets = prepare_targets(
-            self.recipe, data, self.samples, self.validation, self.out / "cache", self.report
+            self.recipe, data, self.samples, self.validation, self.out / "cache", self.report, frozen
         )
         return self.targets.corpus
 

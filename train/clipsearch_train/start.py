@@ -29,8 +29,9 @@ IMAGE_MODES = (*MODES, "head")
 class Start:
     """The model that a run begins with, by name or folder, and what becomes of its towers.
 
-    `image` and `text` are "train", "lock" or "new". The last `image_blocks` and `text_blocks` blocks of a
-    locked tower, and what comes behind them, learn all the same. With `lora_rank` towers that train keep
+    `image` and `text` are "train", "lock" or "new"; `image` may also be "head": the trunk is locked and the
+    projection behind it new (`clipsearch_train.frozen`). The last `image_blocks` and `text_blocks` blocks of
+    a locked tower, and what comes behind them, learn all the same. With `lora_rank` towers that train keep
     their weights and learn adapters of that rank, scaled by `lora_alpha` / rank. A new text tower learns a
     tokenizer of its own unless `keep_tokenizer`.
     """
@@ -124,8 +125,9 @@ def begin(model: Clip, start: Start, loaded: LoadedModel) -> None:
         name: tensor
         for name, tensor in theirs.items()
         if (start.image if name.startswith("visual.") else start.text) != "new"
+        and not (start.image == "head" and name.startswith("visual.head."))
     }
-    if "new" in (start.image, start.text):
+    if start.image in ("new", "head") or start.text == "new":
         kept.pop("logit_scale", None)  # it fitted the pair
     missing = model.load_state_dict(kept, strict=False)
     assert not missing.unexpected_keys
@@ -133,6 +135,8 @@ def begin(model: Clip, start: Start, loaded: LoadedModel) -> None:
     for tower, mode, blocks in towers:
         if mode == "lock":
             _lock(model, tower, blocks)
+        elif mode == "head":
+            model.visual.get_submodule("trunk").requires_grad_(False)
         elif mode == "train" and start.lora_rank:
             for part in [model.visual] if tower == "image" else _text_modules(model):
                 adapt(part, start.lora_rank, start.lora_alpha)

@@ -114,11 +114,15 @@ def prepare_targets(
         corpus,
         lambda rows: sentence_embeddings(settings.text, [corpus[row] for row in rows], report),
     )
-    features = cached_rows(
-        cache / f"image-{settings.image_size}",
-        sample_keys(samples),
-        lambda rows: teacher.features([samples[row] for row in rows], report),
-    ) if frozen is None else frozen.views.plain_NF
+    features = (
+        cached_rows(
+            cache / f"image-{settings.image_size}",
+            sample_keys(samples),
+            lambda rows: teacher.features([samples[row] for row in rows], report),
+        )
+        if frozen is None
+        else frozen.views.plain
+    )
     image_features = torch.from_numpy(features).float()
     space = TeacherSpace(
         samples,
@@ -134,7 +138,8 @@ def prepare_targets(
     with torch.inference_mode():
         image_NE = bridge.embed_images(space.image_features)
         text_ME = bridge.embed_texts(space.text_features)
-    _score_bridge(bridge, frozen or teacher, settings.text, validation, report)
+    if recipe.data.limit is None:  # a few samples say nothing
+        _score_bridge(bridge, frozen or teacher, settings.text, validation, report)
     return Targets(
         corpus,
         image_NE.clone(),
