@@ -108,9 +108,7 @@ def test_a_smoke_run_is_not_gone_on_with(
     """Its tokenizer knows the words of a few samples."""
     recipe = make_recipe()
     run(recipe.smoke(), colours, tmp_path / "out")
-    with pytest.raises(
-        UsageError, match=r"--smoke sets to 16, was 16 and is not set now\. Give"
-    ):
+    with pytest.raises(UsageError, match=r"--smoke sets to 16, was 16 and is not set now\. Give"):
         Trainer(recipe, colours, tmp_path / "out", quiet)
     run(recipe.smoke(), colours, tmp_path / "out")
     (tmp_path / "out" / "recipe.json").write_text("junk")
