@@ -55,7 +55,8 @@ def test_the_tutorial_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    "table", ["Data", "Start", "Distill", "Optim", "Loss", "Compute", "Best", "Teacher", "Bridge"]
+    "table",
+    ["Data", "Start", "Distill", "Optim", "Loss", "Compute", "Best", "Teacher", "Bridge", "Frozen", "Bag"],
 )
 def test_every_key_of_a_recipe_is_documented(table: str) -> None:
     import dataclasses
