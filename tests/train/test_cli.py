@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import re
@@ -94,6 +95,30 @@ def test_a_signal_leaves_a_checkpoint(
     assert done.returncode == 0, done.stderr
     steps = [int(line.split(",")[0]) for line in log.read_text().splitlines()[1:]]
     assert steps == list(range(1, state["step"] + 3))
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(recipe: Path, colours: Path, tmp_path: Path) -> None:
+    """Killed in mid-epoch between two checkpoints; all losses are those of a run that nothing stopped."""
+    text = "checkpoint_minutes = 0.001\n" + RECIPE.replace("steps = 6", "steps = 40")
+    recipe.write_text(text.replace("[data]", '[data]\norder = "epochs"'))
+    command = [*COMMAND, "train", str(recipe), "--data", str(colours), "--out", str(tmp_path / "killed")]
+    log = tmp_path / "killed" / "log.csv"
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (log.is_file() and log.read_text().count("\n") > 10):
+            time.sleep(0.005)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL, "it was killed before its end"
+    state = torch.load(tmp_path / "killed" / "checkpoint.pt", weights_only=True)
+    assert 0 < state["step"] < 40
+    for name in ("killed", "whole"):
+        done = clipsearch("train", recipe, "--data", colours, "--out", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    courses = []
+    for name in ("killed", "whole"):
+        with (tmp_path / name / "log.csv").open() as file:
+            courses.append([(row["step"], row["loss"]) for row in csv.DictReader(file)])
+    assert len(courses[1]) == 40
+    assert courses[0] == courses[1]
 
 
 def test_mistakes_are_sentences_with_exit_codes(recipe: Path, colours: Path, tmp_path: Path) -> None:

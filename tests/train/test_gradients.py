@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipsearch.model import Clip, ClipConfig, TextConfig, VisionConfig
+from clipsearch.model import Block, Clip, ClipConfig, TextConfig, VisionConfig
 from clipsearch.preprocess import Preprocess
 from clipsearch.tokenizer import ClipTokenizer
 from clipsearch_train.batches import Batch
@@ -73,7 +73,9 @@ def samples() -> list[Sample]:
     ]
 
 
-def gradients(kind: str, accumulate: int, world: World) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+def gradients(
+    kind: str, accumulate: int, world: World, *, checkpointing: bool = False
+) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     torch.manual_seed(0)
     words = tokenizer()
     model = Clip(
@@ -90,6 +92,7 @@ def gradients(kind: str, accumulate: int, world: World) -> tuple[dict[str, torch
         "test", model.config, loss=loss, optim=Optim(batch=BATCH), compute=Compute(accumulate=accumulate)
     )
     prepare(model, loss)
+    model.set_checkpointing(checkpointing)
     objective = Objective(recipe, samples(), Teachers(), world)  # type: ignore[arg-type]
     filled = Gradients(model, objective, Preprocess(32), words, recipe, world)
     terms = filled.fill(share(whole_batch(), world), step=0)
@@ -117,6 +120,23 @@ ALONE = World(torch.device("cpu"))
 @pytest.mark.parametrize("pieces", [4, 64])
 def test_accumulation_keeps_the_negatives_of_the_whole_batch(kind: str, pieces: int) -> None:
     expect_equal(gradients(kind, pieces, ALONE), gradients(kind, 1, ALONE))
+
+
+def test_checkpointing_computes_activations_again_and_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs: list[int] = []
+    forward = Block.forward
+
+    def counted(block: Block, *arguments: Any) -> torch.Tensor:
+        runs.append(1)
+        return forward(block, *arguments)
+
+    monkeypatch.setattr(Block, "forward", counted)
+    wanted = gradients("softmax", 1, ALONE)
+    once = len(runs)
+    expect_equal(gradients("softmax", 1, ALONE, checkpointing=True), wanted)
+    assert len(runs) - once == 2 * once
 
 
 def test_pieces_alone_would_not_do() -> None:
