@@ -312,11 +312,13 @@ class Library:
         if isinstance(query, Path):
             query = Query.image(str(query))
         if not isinstance(query, Query):
-            return self.encoder.encode_images([query])[0], "image", self.encoder.fingerprint
+            return self._model.whole(space).encode_images([query])[0], "image", space.fingerprint
         in_words = all(term.kind == "text" for term in query.terms)
-        model = self._model.words(space) if in_words else self.encoder
-        vector, kind = compose(query, model.encode_text, lambda paths: _embed_files(self.encoder, paths))
-        return vector, kind, model.fingerprint
+        model = self._model.words(space) if in_words else self._model.whole(space)
+        vector, kind = compose(
+            query, model.encode_text, lambda paths: _embed_files(self._model.whole(space), paths)
+        )
+        return vector, kind, space.fingerprint
 
     def close(self) -> None:
         """Close the library's files."""

@@ -54,7 +54,7 @@ def load_text_encoder(name_or_folder: str | Path, fingerprint: str) -> TextEncod
     weights = find_weights(found.folder)
     if weights.suffix != ".safetensors":
         return None
-    with weights.open("rb") as file, as_invalid(f"{weights.parent} is not a CLIP model"):
+    with as_invalid(f"{weights.parent} is not a CLIP model"), weights.open("rb") as file:
         settings = settings_of(weights)
         asked = None if settings is None else table(settings, "model_cfg")
         tensors = openai_layout(_without_pictures(map_tensors(file)), asked or {}, np.concatenate)
