@@ -24,7 +24,7 @@ from clipsearch.config import default_library
 from clipsearch.errors import ImageError, LibraryEmpty, ModelMismatch
 from clipsearch.folder import Health, LibraryFolder, Snapshot
 from clipsearch.index import EXACT_LIMIT, Searcher, build, load, save, tune
-from clipsearch.library_model import LibraryModel
+from clipsearch.library_model import Deferred, LibraryModel
 from clipsearch.paths import display, to_json
 from clipsearch.search import Hit, Query, Where, compose, rank
 from clipsearch.search.query import Kind
@@ -168,7 +168,8 @@ class Library:
         encoder = self._indexing_model(model)
         roots = [path if isinstance(path, bytes) else os.fspath(path) for path in paths]
         summary = ingest(self._folder, encoder, roots, options, report)
-        self._model.loaded = encoder  # replaced by `encoder` as long as another one answers
+        if not isinstance(encoder, Deferred):
+            self._model.loaded = encoder  # replaced by `encoder` as long as another one answers
         if not summary.interrupted:
             self._keep_index()
         return summary
@@ -312,11 +313,13 @@ class Library:
         if isinstance(query, Path):
             query = Query.image(str(query))
         if not isinstance(query, Query):
-            return self.encoder.encode_images([query])[0], "image", self.encoder.fingerprint
+            return self._model.whole(space).encode_images([query])[0], "image", space.fingerprint
         in_words = all(term.kind == "text" for term in query.terms)
-        model = self._model.words(space) if in_words else self.encoder
-        vector, kind = compose(query, model.encode_text, lambda paths: _embed_files(self.encoder, paths))
-        return vector, kind, model.fingerprint
+        model = self._model.words(space) if in_words else self._model.whole(space)
+        vector, kind = compose(
+            query, model.encode_text, lambda paths: _embed_files(self._model.whole(space), paths)
+        )
+        return vector, kind, space.fingerprint
 
     def close(self) -> None:
         """Close the library's files."""
@@ -328,18 +331,20 @@ class Library:
     def __exit__(self, *_exception: object) -> None:
         self.close()
 
-    def _indexing_model(self, model: PathLike | Encoder | None) -> Encoder:
+    def _indexing_model(self, model: PathLike | Encoder | None) -> Encoder | Deferred:
         """The model to index with."""
-        if model is None:
-            if self._folder.active_space() is not None:
-                return self.encoder
-            if self._model.loaded is not None:
-                return self._model.loaded
-        if model is None or isinstance(model, str | os.PathLike):
-            from clipsearch.encoder import load_model
+        if not (model is None or isinstance(model, str | os.PathLike)):
+            return model
+        name, space = None if model is None else os.fspath(model), self._folder.active_space()
+        if space is not None:
+            known = self._model.for_indexing(space, name)
+            if known is not None:
+                return known
+        elif name is None and self._model.loaded is not None:
+            return self._model.loaded
+        from clipsearch.encoder import load_model
 
-            return load_model(None if model is None else os.fspath(model), device=self._model.device)
-        return model
+        return load_model(name, device=self._model.device)
 
     def _searcher_of(self, photos: Snapshot) -> Searcher:
         manifest = self._folder.index_manifest_path(photos.space)

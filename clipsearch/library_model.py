@@ -5,15 +5,39 @@ Words need only the text tower, which runs without torch (`clipsearch.text_encod
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from clipsearch.errors import ModelInvalid, ModelMismatch, ModelNotFound
 from clipsearch.store import SpaceRow
 
 if TYPE_CHECKING:
     from clipsearch.encoder import Encoder
+    from clipsearch.preprocess import Preprocess
     from clipsearch.text_encoder import TextEncoder
+
+
+class Deferred:
+    """A model that is there, and is loaded when the first pictures want to be embedded.
+
+    An indexing run that finds nothing new needs to know which model it would have used, and no more.
+    """
+
+    def __init__(self, space: SpaceRow, preprocess: Preprocess, load: Callable[[], Encoder]) -> None:
+        self.name = space.model_name
+        self.source = space.model_source
+        self.fingerprint = space.fingerprint
+        self.dim = space.dim
+        self.preprocess = preprocess
+        self._load = load
+
+    def encode_pixels(self, pixels_NYXC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """uint8 (n, size, size, 3) -> float32 (n, dim), unit rows; raises what loading the model raises."""
+        return self._load().encode_pixels(pixels_NYXC)
 
 
 class LibraryModel:
@@ -44,6 +68,28 @@ class LibraryModel:
                 return loaded
         self._words = self._load_words(space) if self.device is None else None
         return self._words or self.whole(space)
+
+    def for_indexing(self, space: SpaceRow, name: str | None = None) -> Encoder | Deferred | None:
+        """What embeds the pictures of `space`; None if the model called `name` did not make it.
+
+        Without a name it is the library's own, and raises as `whole`.
+        """
+        if self.loaded is None and self.device is None:
+            found = self._defer(space, (space.model_source, space.model_name) if name is None else (name,))
+            if found is not None:
+                return found
+        return self.whole(space) if name is None else None
+
+    def _defer(self, space: SpaceRow, names: Sequence[str]) -> Deferred | None:
+        from clipsearch.mapped_model import map_model
+        from clipsearch.zoo import resolve
+
+        for name in names:
+            with suppress(ModelNotFound, ModelInvalid):  # loading the whole model says what is wrong
+                model = map_model(resolve(name).folder)
+                if model is not None and model.fingerprint == space.fingerprint:
+                    return Deferred(space, model.preprocess, lambda: self.whole(space))
+        return None
 
     def _load(self, space: SpaceRow) -> Encoder:
         """The model that made a space: from where it was then, else by its name."""

@@ -8,19 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from clipsearch.digests import sha256_of
 from clipsearch.errors import ModelInvalid, UsageError
-from clipsearch.layouts import openai_layout, table
-from clipsearch.mapped import Mapped, map_tensors
-from clipsearch.model_files import (
-    as_invalid,
-    find_weights,
-    fingerprint_of,
-    infer_config,
-    preprocess_of,
-    settings_of,
-    tokenizer_of,
-)
+from clipsearch.mapped_model import map_model
+from clipsearch.model_files import tokenizer_of
 from clipsearch.text_tower import TextTower
 from clipsearch.tokenizer import ClipTokenizer
 from clipsearch.zoo import resolve
@@ -51,28 +41,12 @@ def load_text_encoder(name_or_folder: str | Path, fingerprint: str) -> TextEncod
     Raises ModelNotFound, ModelInvalid.
     """
     found = resolve(name_or_folder)
-    weights = find_weights(found.folder)
-    if weights.suffix != ".safetensors":
+    model = map_model(found.folder)
+    if model is None or model.fingerprint != fingerprint:
         return None
-    with weights.open("rb") as file, as_invalid(f"{weights.parent} is not a CLIP model"):
-        settings = settings_of(weights)
-        asked = None if settings is None else table(settings, "model_cfg")
-        tensors = openai_layout(_without_pictures(map_tensors(file)), asked or {}, np.concatenate)
-        config = infer_config(tensors, asked)
-        preprocess = preprocess_of(table(settings or {}, "preprocess_cfg"), config.vision.image_size)
-        if fingerprint_of(sha256_of(file), preprocess, config) != fingerprint:
-            return None
-    tower = TextTower(tensors, config.text, quick_gelu=config.quick_gelu)
-    return TextEncoder(found.name, fingerprint, tower, tokenizer_of(weights.parent, config.text))
-
-
-def _without_pictures(tensors: dict[str, Mapped]) -> dict[str, Mapped]:
-    """Leave out the queries, keys and values of transformers' image tower: joining would copy them."""
-    return {
-        name: tensor
-        for name, tensor in tensors.items()
-        if not (name.startswith("vision_model.encoder.") and ".self_attn." in name)
-    }
+    config = model.config
+    tower = TextTower(model.tensors, config.text, quick_gelu=config.quick_gelu)
+    return TextEncoder(found.name, fingerprint, tower, tokenizer_of(model.folder, config.text))
 
 
 def check_texts(texts: Sequence[str]) -> None:

@@ -56,10 +56,10 @@ class Images:
     def known_sizes(self, space_id: int) -> dict[int, tuple[bytes, ...]]:
         """Return size in bytes → hashes of the images that have an embedding in the space, in one query."""
         query = select(Image.size, Image.hash).join(Embedding, Embedding.image_id == Image.id)
-        known: dict[int, tuple[bytes, ...]] = {}
+        known: dict[int, list[bytes]] = {}
         for size, content in self._connection.execute(query.where(Embedding.space_id == space_id)):
-            known[size] = (*known.get(size, ()), content)
-        return known
+            known.setdefault(size, []).append(content)
+        return {size: tuple(contents) for size, contents in known.items()}
 
     def record(self, images: Sequence[NewImage]) -> list[int]:
         """Insert images with the files they were found at and return their ids, in the order given.

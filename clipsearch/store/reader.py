@@ -88,7 +88,10 @@ class Reader:
         As long as it is open the write-ahead log keeps growing behind it, so keep it for an answer, not for a
         session.
         """
-        connection = self._idle.pop() if self._idle else open_reader(self.path)
+        try:
+            connection = self._idle.pop()
+        except IndexError:  # none, or another thread was quicker
+            connection = open_reader(self.path)
         try:
             with catalog_errors(self.path):
                 connection.execute("BEGIN")

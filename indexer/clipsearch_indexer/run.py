@@ -34,6 +34,7 @@ PASSING = frozenset({"permission", "unreadable", "changed", "missing", "model"})
 # Of the length of an embedding from 1; what `clipsearch.vectors` takes.
 LENGTH_TOLERANCE = 1e-3
 _LARGEST = (1 << 63) - 1
+MOST_SENT = 64
 
 Row = npt.NDArray[np.float32]
 
@@ -69,14 +70,13 @@ class Run:
         )
         with writer.changing() as catalog:
             self._run_id = catalog.runs.start()
-        with writer.reading() as catalog:
-            self._known_sizes = catalog.images.known_sizes(self._space.id)
-        self._known = {content for contents in self._known_sizes.values() for content in contents}
+        self._known_sizes: dict[int, tuple[bytes, ...]] = {}
+        self._known: set[bytes] = set()
         # A file that changes after this moment is looked at again by the next run.
         self._started_ns = time.time_ns()
         self._homeless: dict[int, list[KnownFile]] = {}
         self._waiting: dict[bytes, tuple[_Content, npt.NDArray[np.uint8]]] = {}
-        self._encoder_works = bool(self._known)
+        self._encoder_works = False
         # What follows is committed together, by `_flush`.
         self._embedded: dict[bytes, tuple[_Content, Row]] = {}
         self._found: list[tuple[bytes, Work, FoundFile]] = []
@@ -120,10 +120,10 @@ class Run:
         """Decode every file of `work`; encode and commit as batches fill and seconds pass."""
         if not work:
             return
+        self._recall()
         options, preprocess = self._options, self._encoder.preprocess
         jobs = (
-            Job(number, item.file.path, self._known_sizes.get(item.file.size, ()))
-            for number, item in enumerate(work)
+            Job(number, item.file.path, self._known_of(item.file.size)) for number, item in enumerate(work)
         )
         workers = min(options.workers or default_workers(), len(work))
         with (
@@ -141,6 +141,22 @@ class Run:
                     self._encode()
                 if time.monotonic() - self._committed_at > COMMIT_SECONDS:
                     self._flush()
+
+    def _recall(self) -> None:
+        """Learn which contents have an embedding already: only a run that reads files has to know."""
+        with self._writer.reading() as catalog:
+            self._known_sizes = catalog.images.known_sizes(self._space.id)
+        self._known = {content for contents in self._known_sizes.values() for content in contents}
+        self._encoder_works = bool(self._known)
+
+    def _known_of(self, size: int) -> tuple[bytes, ...]:
+        """The known contents that a file of that size may hold.
+
+        Where they are many, as with uncompressed pictures, they are not sent along with every job: such a
+        file is decoded, and recognised afterwards.
+        """
+        contents = self._known_sizes.get(size, ())
+        return contents if len(contents) <= MOST_SENT else ()
 
     def _take(self, result: Decoded | Known | Failed, work: Work) -> None:
         if isinstance(result, Failed):

@@ -58,7 +58,7 @@ def test_similar_to_nothing(library):
         (["query", "0:red"], "a weight must be"),
         (["query", "red - red"], "cancel each other out"),
         (["index", "nowhere"], "There is nothing at"),
-        (["index", "--ann"], "an index needs at least"),
+        (["index", "--ann"], "An index needs at least"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
