@@ -5,12 +5,13 @@ Timing depends on sizes alone, so random weights and vectors do, and nothing nee
 
 from __future__ import annotations
 
+import json
 import os
-import resource
 import shutil
 import sqlite3
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,39 +32,39 @@ ROWS_A_COMMIT = 10_000
 Vectors = npt.NDArray[np.float32]
 
 
+# A process counts the memory of the one that it was forked from as its own, so a small one comes between.
+_LAUNCHER = """
+import json, resource, subprocess, sys, time
+started = time.perf_counter()
+nowhere = subprocess.DEVNULL
+done = subprocess.run(sys.argv[1:], stdin=nowhere, stdout=nowhere, stderr=nowhere)
+wall, used = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([done.returncode, wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
+"""
+
+
 @dataclass(frozen=True)
 class Run:
-    """One command: seconds on the clock, seconds of processors, peak memory in MB, standard output."""
+    """One command: seconds on the clock, seconds of processors, peak memory in MB."""
 
     wall: float
     cpu: float
     peak_mb: float
-    output: bytes
 
 
 def run(command: Sequence[str], cwd: Path | None = None, environment: Mapping[str, str] | None = None) -> Run:
     """Run a command to its end; CalledProcessError if it fails."""
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        command,
+    launched = subprocess.run(
+        [sys.executable, "-c", _LAUNCHER, *command],
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
         cwd=cwd,
         env={**os.environ, **(environment or {})},
+        check=True,
     )
-    assert process.stdout is not None
-    output = process.stdout.read()
-    _, status, used = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    process.stdout.close()
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, list(command))
-    return Run(wall, used.ru_utime + used.ru_stime, _megabytes(used), output)
-
-
-def _megabytes(used: resource.struct_rusage) -> float:
-    return used.ru_maxrss / 1024
+    code, wall, cpu, peak = json.loads(launched.stdout)
+    if code:
+        raise subprocess.CalledProcessError(code, list(command))
+    return Run(wall, cpu, peak)
 
 
 def interleaved(rounds: int, **ways: Callable[[], Run]) -> dict[str, list[Run]]:
