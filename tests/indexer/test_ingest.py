@@ -152,7 +152,10 @@ def test_two_files_that_swap_their_names_are_told_apart(index, folder, photos, e
     assert after[os.fsencode(green)] == before[os.fsencode(red)]
 
 
-def test_a_copy_costs_no_embedding(index, folder, photos, encoder):
+@pytest.mark.parametrize("most_sent", [64, 0])
+def test_a_copy_costs_no_embedding(index, folder, photos, encoder, monkeypatch, most_sent):
+    """Nor where too many hashes are of its size to go with the job: it is recognised when it is decoded."""
+    monkeypatch.setattr(run, "MOST_SENT", most_sent)
     index(photos)
     shutil.copy(photos / "red.png", photos / "copy.png")
     encoder.batches.clear()

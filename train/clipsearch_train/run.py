@@ -218,11 +218,13 @@ class Trainer:
         self.meter.start()
         with self.meter.waiting():
             batch = self.batches.get(self.state.step)
-        row = self.stepper.take(batch)
+        row = self.stepper.take(batch, self._note)
+        return f"loss {row['loss']:.3f}, {self.meter.told(self.recipe.optim.steps - self.state.step)}"
+
+    def _note(self, row: dict[str, float]) -> None:
         pace = self.meter.stop()
         if self.world.is_main:
             self.record.log({**row, **dataclasses.asdict(pace)})
-        return f"loss {row['loss']:.3f}, {self.meter.told(self.recipe.optim.steps - self.state.step)}"
 
     def _is_finite(self) -> bool:
         return all(bool(torch.isfinite(tensor).all()) for tensor in self.model.state_dict().values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -24,11 +25,12 @@ class Step:
     def __init__(self, model: Clip, gradients: Gradients, state: State, optim: Optim) -> None:
         self._model, self._gradients, self._state, self._optim = model, gradients, state, optim
 
-    def take(self, batch: Batch) -> dict[str, float]:
-        """Learn from a batch; returns what the log says of it.
+    def take(self, batch: Batch, note: Callable[[dict[str, float]], None]) -> dict[str, float]:
+        """Learn from a batch; `note` is given what the log says of it, which is also returned.
 
-        The loss and its terms are those of the whole batch before the update, on all processes. Raises
-        TrainingError for a loss or gradient that is not a number, with the weights untouched.
+        The loss and its terms are those of the whole batch before the update, on all processes. A signal
+        comes before the step or when it is noted, not between. Raises TrainingError for a loss or gradient
+        that is not a number, with the weights untouched.
         """
         state = self._state
         rate = set_rates(state.optimiser, state.step, self._optim)
@@ -45,7 +47,9 @@ class Step:
             if state.average is not None:
                 state.average.update(self._model, state.step)
             state.step += 1
-        return {"step": state.step, **row}
+            row = {"step": state.step, **row}
+            note(row)
+        return row
 
     def _clip(self) -> float:
         """Shorten a gradient that is too long; returns how long it was."""

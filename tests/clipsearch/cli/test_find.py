@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -167,3 +168,18 @@ def test_words_are_found_without_torch_and_just_as_with_it(for_real, photos):
     assert len(hits) == 3
     assert loaded == []
     assert "torch" in for_real("query", f"{photos / 'red.png'} + dog")[1]
+
+
+def test_an_indexing_run_that_finds_nothing_new_loads_no_model(real, photos, tiny_model):
+    chosen = {"CLIPSEARCH_MODELS": str(tiny_model)}
+    real("index", photos, "--model", "tiny", **chosen)
+    telling = real.by(sys.executable, "-c", LOADED, "-")
+
+    def loaded(*arguments):
+        return json.loads(telling("index", *arguments, **chosen).stderr.splitlines()[-1])
+
+    assert "torch" not in loaded()
+    assert "torch" not in loaded(photos, "--model", "tiny")
+    shutil.copy(photos / "red.png", photos / "new.png")
+    (photos / "new.png").write_bytes((photos / "new.png").read_bytes() + b"another content")
+    assert "torch" in loaded()
