@@ -232,6 +232,9 @@ def test_a_photo_and_its_neighbours(page: Page) -> None:
     expect(dialog.locator(".frame img")).to_have_js_property("complete", True)
     expect(dialog.get_by_text("96 × 64 px").or_(dialog.get_by_text("64 × 96 px"))).to_be_visible()
     expect(dialog.get_by_text("1 of 48")).to_be_visible()
+    # Until the page is done, a key may come before the dialog listens.
+    expect(dialog.get_by_role("button", name="Next")).to_be_enabled()
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
     shot(page, "photo")
     page.keyboard.press("ArrowRight")
     expect(dialog.get_by_text("2 of 48")).to_be_visible()
