@@ -42,6 +42,7 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/exact_search.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ivfpq.py
+	$(BIN)/python -m benchmarks.cold_query
 	$(if $(PHOTOS),$(BIN)/python benchmarks/dct_scale.py "$(PHOTOS)" --model mini)
 	$(if $(PHOTOS),$(BIN)/python benchmarks/ingest.py "$(PHOTOS)" --model mini)
 

@@ -1,14 +1,9 @@
-"""What the benchmarks run on: random weights in released sizes, many small files, libraries of both tools.
-
-Timing depends on sizes alone, so random weights and vectors do, and nothing needs to be downloaded.
-"""
+"""What benchmarks run on and how commands are timed: many small files, libraries of random vectors."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import sqlite3
 import statistics
 import subprocess
 import sys
@@ -25,7 +20,6 @@ from clipsearch.metadata import PhotoMetadata
 from clipsearch.store import FoundFile, NewImage
 from clipsearch_indexer.scan import FileStat, filesystem_id
 
-RCLIP_MODEL = "ViT-B-32-256-datacomp_s34b_b86k"
 FOLDER_SIZE = 1000
 ROWS_A_COMMIT = 10_000
 
@@ -133,73 +127,3 @@ def fill_ours(
             ]
             rows = vectors[start : start + ROWS_A_COMMIT]
             writer.commit(Batch(images=images, vectors=rows, space_id=space.id))
-
-
-def fill_rclip(data: Path, found: Sequence[FileStat], vectors: Vectors) -> None:
-    """The same in rclip 3.3's database (its `db.py`, version 4)."""
-    data.mkdir(parents=True, exist_ok=True)
-    with sqlite3.connect(data / "db.sqlite3") as database:
-        database.execute(
-            "CREATE TABLE images (id INTEGER PRIMARY KEY, deleted BOOLEAN, filepath TEXT NOT NULL UNIQUE,"
-            " modified_at DATETIME NOT NULL, size INTEGER NOT NULL, vector BLOB NOT NULL, indexing BOOLEAN,"
-            " hash TEXT)"
-        )
-        database.execute("CREATE UNIQUE INDEX existing_images ON images(filepath) WHERE deleted IS NULL")
-        database.execute("CREATE INDEX hash_index ON images(hash) WHERE deleted IS NULL")
-        database.execute("CREATE TABLE db_version (version INTEGER)")
-        database.execute("INSERT INTO db_version VALUES (4)")
-        database.executemany(
-            "INSERT INTO images (filepath, modified_at, size, vector, hash) VALUES (?, ?, ?, ?, ?)",
-            (
-                (os.fsdecode(file.path), file.mtime_ns / 1e9, file.size, row.tobytes(), f"{number:032x}")
-                for number, (file, row) in enumerate(zip(found, vectors, strict=True))
-            ),
-        )
-    database.close()
-
-
-def rclip_environment(data: Path) -> dict[str, str]:
-    """What rclip is told."""
-    return {"RCLIP_DATADIR": str(data), "HF_HUB_OFFLINE": "1"}
-
-
-def prepare_rclip(model: object, data: Path, vocabulary: Path) -> None:
-    """Put the weights of a `clipsearch.model.Clip`, exported to ONNX, where rclip looks for its own."""
-    import torch
-
-    from clipsearch.model import Clip
-
-    assert isinstance(model, Clip)
-
-    class Text(torch.nn.Module):
-        """The text tower as OpenCLIP computes it: all positions."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.clip = model
-
-        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-            x = self.clip.token_embedding(tokens) + self.clip.positional_embedding
-            x = self.clip.ln_final(self.clip.transformer(x, causal=True))
-            ends = x[torch.arange(len(x)), tokens.argmax(dim=-1)]
-            return torch.as_tensor(ends @ self.clip.text_projection)
-
-    folder = data / RCLIP_MODEL
-    folder.mkdir(parents=True, exist_ok=True)
-    edge, length = model.config.vision.image_size, model.config.text.context_length
-    for name, tower, example in (
-        ("visual", model.visual, torch.randn(1, 3, edge, edge)),
-        ("textual", Text(), torch.zeros(1, length, dtype=torch.int64)),
-    ):
-        torch.onnx.export(
-            tower,
-            (example,),
-            str(folder / f"{name}.onnx"),
-            input_names=["input"],
-            output_names=["output"],
-            dynamic_axes={"input": {0: "n"}, "output": {0: "n"}},
-            dynamo=False,
-            opset_version=17,
-        )
-    (data / "tokenizer").mkdir(exist_ok=True)
-    shutil.copy(vocabulary, data / "tokenizer" / "bpe_simple_vocab_16e6.txt.gz")
