@@ -61,7 +61,7 @@ def world(one_thread) -> World:
     gap = Gap(DIM, seed=5)
     vectors = gap.images(ROWS).astype(np.float16)
     vectors.setflags(write=False)
-    index = build(vectors[:COVERED], IvfPqParams(rotation_rounds=1, code_bytes=16), seed=3)
+    index = build(vectors[:COVERED], IvfPqParams(code_bytes=16), seed=3)
     tuning = {"image": gap.images(80), "text": gap.texts(80)}
     for kind, queries in tuning.items():
         tune(index, vectors, queries, kind, target_recall=0.95)

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 from clipsearch.errors import ModelMismatch, UsageError
-from clipsearch.index import ivfpq
 from clipsearch.index.exact import ExactSearch
-from clipsearch.index.ivfpq import KINDS, IvfPqParams, build
+from clipsearch.index.ivfpq import KINDS, IvfPqParams, build, extend, imbalance, inner
 from clipsearch.index.searcher import Searcher
-from clipsearch.index.tuning import probe_grid, tune
+from clipsearch.index.tuning import curve, probe_grid, tune
 
 
 def recall(found, exact, k):
@@ -18,7 +17,8 @@ def recall(found, exact, k):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_tuned_recall_holds_for_queries_it_was_not_tuned_on(world, kind):
-    assert world.index.effort[kind].recall >= 0.95
+    assert world.index.effort[kind].recall >= 0.93  # of the half that it was not tuned on
+    assert world.index.effort[kind].milliseconds > 0
     exact = ExactSearch(world.vectors[: world.index.covered])
     found = Searcher(world.vectors[: world.index.covered], world.index, exact_limit=0)
     queries = world.fresh[kind]
@@ -118,7 +118,7 @@ def test_k_close_to_the_whole_is_exact(world, brute):
 
 
 def test_without_tuning_generous_settings_are_used(world):
-    index = build(world.vectors[:2_000], IvfPqParams(rotation_rounds=0, code_bytes=16))
+    index = build(world.vectors[:2_000])
     searcher = Searcher(world.vectors[:2_000], index, exact_limit=0)
     assert {kind: effort.recall for kind, effort in index.effort.items()} == {"text": None, "image": None}
     index.effort.clear()
@@ -128,27 +128,26 @@ def test_without_tuning_generous_settings_are_used(world):
         assert recall(searcher.search(queries, 10, kind=kind), exact, 10) > 0.8
 
 
-def test_the_sample_is_random_not_the_first_rows(monkeypatch):
+def test_the_sample_is_random_not_the_first_rows():
     """First near-copies of one photo, then everything else: the first rows would teach one direction."""
-    monkeypatch.setattr(ivfpq, "PQ_SAMPLE", 2_000)
     random = np.random.default_rng(0)
     rows = random.standard_normal((10_000, 8))
     rows[:6_000] = [1] + [0] * 7 + 0.01 * random.standard_normal((6_000, 8))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    params = IvfPqParams(lists=40, code_bytes=4, rotation_rounds=0)
+    params = IvfPqParams(lists=40, sample=2_000)
     index = build(rows.astype(np.float16), params, seed=1)
-    centroids = index.engine.quantizer.reconstruct_n(0, 40)
-    assert (centroids[:, 0] < 0.5).sum() >= 2
+    sizes = inner(index.engine).invlists
+    assert max(sizes.list_size(each) for each in range(40)) < 6_000  # the first rows do not share one list
 
 
 def test_progress_reaches_the_end(world):
     seen = []
     build(
         world.vectors[:500],
-        IvfPqParams(lists=4, code_bytes=4, rotation_rounds=1),
+        IvfPqParams(lists=4, code_bytes=4),
         progress=lambda *step: seen.append(step),
     )
-    assert [stage for stage, _, _ in seen] == ["sample", "rotation", "lists", "add"]
+    assert [stage for stage, _, _ in seen] == ["sample", "lists", "codes", "add"]
     assert seen[-1] == ("add", 500, 500)
 
 
@@ -157,7 +156,9 @@ def test_progress_reaches_the_end(world):
     [
         IvfPqParams(lists=0x7FFF),
         IvfPqParams(code_bytes=7),
-        IvfPqParams(sample_per_list=5),
+        IvfPqParams(lists=10, sample=40),
+        IvfPqParams(width=65),
+        IvfPqParams(bits=5),
         IvfPqParams(lists=-1),
     ],
 )
@@ -173,7 +174,8 @@ def test_too_few_vectors_are_refused(world):
 
 def test_derived_parameters():
     params = IvfPqParams().resolved(1_000_000, 512)
-    assert (params.lists, params.code_bytes) == (4_000, 64)
+    assert (params.lists, params.code_bytes) == (8_000, 64)
+    assert (params.width, params.bits) == (256, 4)
     assert IvfPqParams().resolved(5_000, 512).lists == 5_000 // 39
     assert IvfPqParams().resolved(5_000, 7).code_bytes == 1
 
@@ -184,7 +186,7 @@ def test_probe_grid():
 
 
 def test_tuning_says_when_the_target_is_out_of_reach(world):
-    index = build(world.vectors[:3_000], IvfPqParams(lists=20, code_bytes=1, rotation_rounds=0))
+    index = build(world.vectors[:3_000], IvfPqParams(lists=20, code_bytes=1, bits=8))
     effort = tune(index, world.vectors, world.tuning["text"], "text", target_recall=1.0, k=3)
     assert effort.recall < 1
     assert index.effort["text"] == effort
@@ -233,3 +235,45 @@ def test_searcher_refuses_queries_and_kinds(world):
 def test_an_index_of_other_vectors_is_refused(world):
     with pytest.raises(ValueError, match="does not belong"):
         Searcher(world.vectors[:4_999], world.index)
+
+
+def test_extended_rows_are_found_without_learning_anew(world):
+    index = build(world.vectors[:2_000])
+    extend(index, world.vectors[:4_000])
+    assert (index.covered, index.engine.ntotal) == (4_000, 4_000)
+    searcher = Searcher(world.vectors[:4_000], index, exact_limit=0)
+    for kind in KINDS:
+        exact = ExactSearch(world.vectors[:4_000]).search(world.fresh[kind], 10)
+        assert recall(searcher.search(world.fresh[kind], 10, kind=kind), exact, 10) > 0.8
+    extend(index, world.vectors[:4_000])
+    assert index.covered == 4_000
+
+
+def test_lists_that_everything_falls_into_are_out_of_balance(world):
+    even = build(world.vectors[:2_000])
+    assert 1 <= imbalance(even) < 3
+    copies = np.repeat(world.vectors[:1], 4_000, axis=0)
+    extend(even, np.concatenate([world.vectors[:2_000], copies]))
+    assert imbalance(even) > 10
+
+
+def test_recall_is_reported_on_queries_that_did_not_choose(world):
+    """The first of each pair is a row of the library, found by any setting; the second is a hard text."""
+    index = build(world.vectors[:3_000])
+    easy, hard = world.vectors[:40].astype(np.float32), world.fresh["text"][:40]
+    mixed = np.stack([easy, hard], axis=1).reshape(80, -1)
+    effort = tune(index, world.vectors, mixed, "text", target_recall=0.9, k=1)
+    chosen = tune(index, world.vectors, np.repeat(easy, 2, axis=0), "text", target_recall=0.9, k=1)
+    assert (effort.probes, effort.spread) == (chosen.probes, chosen.spread)
+    assert effort.recall < 0.9 <= chosen.recall
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_curve_rises_to_the_whole_index_and_holds_the_setting_in_use(world, kind):
+    points = curve(world.index, world.vectors, world.fresh[kind], kind)
+    assert [each.probes for each in points] == sorted({each.probes for each in points})
+    assert world.index.effort[kind].probes in [each.probes for each in points]
+    assert points[0].probes == 1
+    assert points[0].recall < points[-1].recall
+    assert points[-1].recall > 0.95
+    assert all(each.milliseconds > 0 for each in points)
