@@ -108,7 +108,7 @@ def make_frozen(
             'start: image = "head" is for image towers made of a trunk and a projection, as `mini` has; lock '
             'the whole tower with image = "lock".'
         )
-    kept = cache / f"trunk-{loaded.fingerprint[:16]}"
+    kept = cache / f"trunk-{loaded.fingerprint[:16]}-{loaded.preprocess.size}"
     return FrozenTrunk(tower.trunk, loaded.preprocess, samples, config.frozen, kept, report)
 
 

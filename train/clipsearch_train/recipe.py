@@ -47,7 +47,11 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Bridge:
-    """Sizes and schedule of the projections that give the teachers a common space."""
+    """Sizes and schedule of the projections that give the teachers a common space.
+
+    They learn from captions, from labels, from the image teacher's opinion of each class and, by
+    `kind_weight`, of the general words that cover several classes (`clipsearch_train.kinds`).
+    """
 
     hidden: int = 1024
     dropout: float = 0.4
@@ -57,6 +61,7 @@ class Bridge:
     weight_decay: float = 0.1
     label_weight: float = 0.5
     class_weight: float = 0.5
+    kind_weight: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,7 @@ def _check_values(recipe: Recipe, where: str) -> None:
         "loss: text_distill": (recipe.loss.text_distill, 0),
         "loss: bank": (recipe.loss.bank, 0),
         "bridge: epochs": (recipe.bridge.epochs, 1),
+        "bridge: kind_weight": (recipe.bridge.kind_weight, 0),
         "eval_every": (recipe.eval_every, 1),
         "seed": (recipe.seed, 0),
     }
