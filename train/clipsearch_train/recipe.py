@@ -102,14 +102,16 @@ class Recipe:
     checkpoint_minutes: float = 5.0
     eval_every: int = 500
 
-    def smoke(self) -> Recipe:
-        """The same recipe cut down to a few steps, to see that it runs."""
+    def smoke(self, processes: int = 1) -> Recipe:
+        """The same recipe cut down to two steps of about eight samples, to see that it runs."""
+        accumulate = min(self.compute.accumulate, 2)
+        shares = processes * accumulate
         return dataclasses.replace(
             self,
             optim=dataclasses.replace(
                 self.optim,
                 steps=2,
-                batch=8,
+                batch=shares * math.ceil(8 / shares),
                 extra_texts=min(self.optim.extra_texts, 8),
                 warmup=1,
                 cooldown=min(self.optim.cooldown, 1),
@@ -118,7 +120,7 @@ class Recipe:
             bag=None if self.bag is None else dataclasses.replace(self.bag, epochs=1, batch=64),
             data=dataclasses.replace(self.data, limit=16),
             loss=dataclasses.replace(self.loss, bank=min(self.loss.bank, 16)),
-            compute=dataclasses.replace(self.compute, accumulate=min(self.compute.accumulate, 2)),
+            compute=dataclasses.replace(self.compute, accumulate=accumulate),
         )
 
 
