@@ -5,6 +5,8 @@
 
 from clipsearch.folder.health import Health, SpaceHealth
 from clipsearch.folder.library import DiskUsage, LibraryFolder, Snapshot
+from clipsearch.folder.rehash import PhotoHealth
+from clipsearch.folder.repair import Repaired
 from clipsearch.folder.writer import Batch, Recovery, Writer
 
 __all__ = [
@@ -12,7 +14,9 @@ __all__ = [
     "DiskUsage",
     "Health",
     "LibraryFolder",
+    "PhotoHealth",
     "Recovery",
+    "Repaired",
     "Snapshot",
     "SpaceHealth",
     "Writer",
