@@ -1,6 +1,6 @@
 """Kills that meet a recovery, in pairs, and kills at system calls that write, SQLite's among them.
 
-CLIPSEARCH_KILLS says how many; CI takes a few, spread over all of them (`test_crashes` has one at every step),
+CLIPSEARCH_KILLS says how many; CI takes a few, spread over all (`test_crashes` has one at every step),
 and `make crash-test` takes 616 pairs and 154 calls.
 """
 
