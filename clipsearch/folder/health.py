@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from clipsearch.folder.layout import Layout
 from clipsearch.folder.rehash import PhotoHealth
 from clipsearch.folder.seal import Seal, differs, read_seal
-from clipsearch.folder.writer import noted_generation
 from clipsearch.index import load
 from clipsearch.store import Hit, SpaceRow
 from clipsearch.vectors import VectorFile
@@ -59,8 +58,10 @@ class Health:
         return not (self.problems or self.lost_generations) and all(space.is_good for space in self.spaces)
 
 
-def examine(layout: Layout, catalog: Catalog, *, deep: bool) -> Health:
+def examine(layout: Layout, catalog: Catalog, noted: int, *, deep: bool) -> Health:
     """Compare the library with its seal; where there is none, or when `deep`, every row and rule as well.
+
+    `noted` is the last generation that anything beside the catalog told of before it was opened.
 
     Deep: SQLite's own integrity check, the rules between rows, the CRC-32 of every embedding. An index is
     compared with its manifest and with the vectors in any case.
@@ -74,8 +75,7 @@ def examine(layout: Layout, catalog: Catalog, *, deep: bool) -> Health:
     if deep or sealed is None or problems:
         problems += catalog.integrity()
     spaces = [_examine_space(layout, catalog, space, sealed, deep) for space in catalog.spaces.all()]
-    lost = max(0, noted_generation(layout) - generation, (seal.generation if seal else 0) - generation)
-    return Health(problems, spaces, lost, is_sealed=sealed is not None)
+    return Health(problems, spaces, max(0, noted - generation), is_sealed=sealed is not None)
 
 
 def _unlike_the_seal(layout: Layout, seal: Seal) -> list[str]:
@@ -105,9 +105,12 @@ def _examine_space(
 
 
 def why_no_index(layout: Layout, space: SpaceRow, library_id: str) -> str:
-    """Return why an index that is there is not used; "" where it is whole, or there is none."""
+    """Return why an index that is there is not used; "" where it is whole, or there is none.
+
+    Raises StorageError, LibraryDamaged where the vectors are gone.
+    """
     index, manifest = layout.index(space), layout.index_manifest(space)
-    if not (index.exists() or manifest.exists()):
+    if not (index.exists() and manifest.exists()):  # either may be removed at any time, or is just being made
         return ""
     file = VectorFile(layout.vectors(space), space.dim)
     rows = min(space.slots, file.rows_on_disk())

@@ -20,13 +20,14 @@ from clipsearch.errors import (
     StorageError,
 )
 from clipsearch.folder.copies import backup, copied, put_in_place
+from clipsearch.folder.disk_usage import DiskUsage
 from clipsearch.folder.health import Health, examine
 from clipsearch.folder.layout import Layout
 from clipsearch.folder.lock import writer_lock
 from clipsearch.folder.rehash import Report, read_again
 from clipsearch.folder.repair import Repaired, repair
 from clipsearch.folder.sealing import check_catalog, check_vectors, current_seal
-from clipsearch.folder.writer import Writer
+from clipsearch.folder.writer import Writer, last_generation
 from clipsearch.store import Hit, SlotFilter, SpaceRow
 from clipsearch.store.reader import Reader
 from clipsearch.vectors import Halves, VectorFile
@@ -36,20 +37,8 @@ if TYPE_CHECKING:
     from clipsearch.store.reader import Reading
     from clipsearch.store.search import Slots
 
-
-@dataclass(frozen=True, slots=True)
-class DiskUsage:
-    """Bytes on the disk."""
-
-    catalog: int
-    vectors: int
-    index: int
-    thumbs: int
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return self.catalog + self.vectors + self.index + self.thumbs
+# A compaction may take the vectors of the state one looks at away: then the next state is looked at.
+_LOOKS = 3
 
 
 @dataclass(frozen=True)
@@ -187,12 +176,12 @@ class LibraryFolder:
                     )
                 try:
                     vectors = VectorFile(self.layout.vectors(space), space.dim).open_read(space.slots)
+                    check_vectors(self.layout, seal, space)
                 except LibraryDamaged:
                     # A compaction may have replaced the file between the two readings: look once more.
                     if last:
                         raise
                     continue
-                check_vectors(self.layout, seal, space)
                 self._verified = generation
                 yield Snapshot(generation, catalog.library_id(), space, vectors, catalog)
                 return
@@ -237,9 +226,14 @@ class LibraryFolder:
         `photos` reads every photo again and compares it with its hash; `report` is told a stage, done and
         total. Raises LibraryDamaged for a catalog that cannot be read at all, StorageError.
         """
-        with self._store.reading() as catalog:
-            health = examine(self.layout, catalog, deep=deep)
-            stored = catalog.files.stored() if photos else []
+        for _ in range(_LOOKS):
+            noted = last_generation(self.layout)  # before the catalog is: a writer may go on meanwhile
+            with self._store.reading() as catalog:
+                generation = catalog.generation()
+                health = examine(self.layout, catalog, noted, deep=deep)
+                stored = catalog.files.stored() if photos else []
+            if health.is_good or self.generation() == generation:
+                break
         if not photos:
             return health
         return replace(health, photos=read_again(stored, report or (lambda *progress: None)))
@@ -260,8 +254,14 @@ class LibraryFolder:
         """
         with self._reader.reading() as reading:
             check_catalog(self.layout, current_seal(self.layout, reading.generation()))
-        with self._store.reading() as catalog:
-            backup(self.layout, catalog, target.absolute())
+        for look in range(_LOOKS):
+            with self._store.reading() as catalog:
+                generation = catalog.generation()
+                try:
+                    return backup(self.layout, catalog, target.absolute())
+                except LibraryDamaged:
+                    if look == _LOOKS - 1 or self.generation() == generation:
+                        raise
 
     @classmethod
     def restore(cls, source: Path, target: Path) -> Path | None:
@@ -280,13 +280,7 @@ class LibraryFolder:
 
     def disk_usage(self) -> DiskUsage:
         """Return how much room the library takes, in bytes."""
-        folder = self.layout.spaces
-        return DiskUsage(
-            catalog=_bytes(self.path.glob("catalog.db*")),
-            vectors=_bytes(folder.glob("*/vectors.*")),
-            index=_bytes(folder.glob("*/index.*")),
-            thumbs=_bytes(self.layout.thumbs.rglob("*")),
-        )
+        return DiskUsage.of(self.layout)
 
     def close(self) -> None:
         """Close the catalog."""
@@ -331,13 +325,3 @@ def _upgrade(layout: Layout) -> None:
         raise LibraryVersion(
             f"{layout.folder} was made by an older clipsearch and cannot be brought up to date now: {error}"
         ) from error
-
-
-def _bytes(paths: Iterator[Path]) -> int:
-    total = 0
-    for path in paths:
-        try:
-            total += path.stat().st_size
-        except OSError:  # gone meanwhile
-            continue
-    return total

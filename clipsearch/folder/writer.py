@@ -225,9 +225,8 @@ class Writer:
         unlike = self._judge(generation) if repair else False
         if not repair:
             check_catalog(self._layout, current_seal(self._layout, generation))
-        seal = read_seal(self._layout.seal)
-        lost = max(0, noted_generation(self._layout) - generation)
-        if lost or (seal is not None and seal.generation > generation):
+        lost = max(0, last_generation(self._layout) - generation)
+        if lost:
             self._remove_indexes(spaces)  # they may cover slots that will be given anew
             durable.remove(self._layout.seal)
         cut = dropped = 0
@@ -327,9 +326,11 @@ class Writer:
                     durable.remove(path)
 
 
-def noted_generation(layout: Layout) -> int:
-    """Return the last generation that was noted beside the catalog; 0 where nothing legible was."""
+def last_generation(layout: Layout) -> int:
+    """Return the last generation that anything beside the catalog tells of; 0 where nothing legible does."""
+    seal = read_seal(layout.seal)
     try:
-        return int(layout.generation.read_bytes())
+        noted = int(layout.generation.read_bytes())
     except (OSError, ValueError):
-        return 0
+        noted = 0
+    return max(noted, seal.generation if seal else 0)
