@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from clipsearch.config import default_library
 from clipsearch.errors import ImageError, LibraryEmpty, ModelMismatch
-from clipsearch.folder import Health, LibraryFolder
+from clipsearch.folder import Health, LibraryFolder, Repaired
 from clipsearch.library_index import LibraryIndex
 from clipsearch.library_model import Deferred, LibraryModel
 from clipsearch.paths import display, to_json
@@ -250,9 +250,35 @@ class Library:
         with self._folder.writer() as writer:
             return writer.prune()
 
-    def check(self) -> Health:
-        """Compare every stored row with what was written."""
-        return self._folder.check()
+    def check(self, *, deep: bool = False, report: Callable[[str, int, int], None] | None = None) -> Health:
+        """Compare the library with what was written: the sums of its files and the index.
+
+        `deep`: every row with its CRC-32, every rule of the catalog, and every photo, which is read again,
+        with its hash; `report` is told a stage, done and total. Raises LibraryDamaged, StorageError.
+        """
+        return self._folder.check(deep=deep, photos=deep, report=report)
+
+    def repair(
+        self, *, reread: bool = False, report: Callable[[Progress], None] = lambda progress: None
+    ) -> tuple[Repaired, Summary | None]:
+        """Drop what is damaged and embed those photos again, as `index` would; returns what both did.
+
+        `reread` reads every photo again. The summary is None where nothing wants to be read. Raises what
+        `index` raises, and LibraryDamaged where the catalog contradicts itself.
+        """
+        repaired = self._folder.repair(reread=reread)
+        wanted = repaired.dropped or repaired.rereads or repaired.lost_generations
+        return repaired, self.index(report=report) if wanted else None
+
+    @staticmethod
+    def restore(source: PathLike, path: PathLike | None = None) -> Path | None:
+        """Put the backup at `source` in the place of the library at `path`; returns where that lies now.
+
+        Raises LibraryNotFound, LibraryLocked, StorageError, and LibraryDamaged for a backup that is; then
+        nothing was changed.
+        """
+        place = default_library() if path is None else Path(path).expanduser()
+        return LibraryFolder.restore(Path(source).expanduser(), place)
 
     def compact(self) -> int:
         """Give back the room of pruned photos; returns the number of vectors freed."""

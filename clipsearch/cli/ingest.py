@@ -86,15 +86,15 @@ def index(
     options = Options((*DEFAULT_EXCLUDES, *(exclude or ())), follow_symlinks, workers, batch)
     with Library.open(library, create=True, device=device) as opened:
         fresh = opened.status().model is None
-        with _reporting() as report:
+        with reporting() as report:
             summary = opened.index(folders or [], model=model, options=options, report=report, memory=budget)
         if ann and not summary.interrupted:
             opened.build_index(memory=budget)
         status = opened.status()
     if as_json:
-        write_json(_as_json(summary))
+        write_json(as_json_of(summary))
     else:
-        _tell(summary)
+        tell(summary)
         if fresh and status.model:
             say(
                 f"Model: {status.model}. `clipsearch models list` shows better ones; `--model` takes another."
@@ -124,7 +124,8 @@ def _tell_plan(library: Path | None, budget: int | None, as_json: bool) -> None:
 
 
 @contextmanager
-def _reporting() -> Iterator[Callable[[Progress], None]]:
+def reporting() -> Iterator[Callable[[Progress], None]]:
+    """A bar for an indexing run."""
     with progress_bar("photos") as bar:
         task = bar.add_task("scanning", total=None, rate="")
         started = time.monotonic()
@@ -142,7 +143,8 @@ def _reporting() -> Iterator[Callable[[Progress], None]]:
         yield report
 
 
-def _tell(summary: Summary) -> None:
+def tell(summary: Summary) -> None:
+    """Say what an indexing run did."""
     parts = [amount(summary.new, "new photo")]
     for count, what in (
         (summary.reembedded, "known photos embedded for this model"),
@@ -174,7 +176,8 @@ def _tell(summary: Summary) -> None:
         say(f"… and {more:,} more; `clipsearch status --failed` lists them.")
 
 
-def _as_json(summary: Summary) -> dict[str, object]:
+def as_json_of(summary: Summary) -> dict[str, object]:
+    """The same for programs."""
     from clipsearch.paths import to_json
 
     return {

@@ -1,19 +1,17 @@
-"""`clipsearch status`, `prune`, `check`, `compact` and `backup`."""
+"""`clipsearch status` and `prune`; what keeps a library whole is in `clipsearch.cli.care`."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from clipsearch.cli.console import JsonOption, LibraryOption, amount, say, shown, size, write_json
-from clipsearch.errors import LibraryDamaged
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (status, prune, check, compact, backup):
+    for command in (status, prune):
         app.command(command.__name__)(command)
 
 
@@ -74,41 +72,3 @@ def prune(library: LibraryOption = None) -> None:
     with Library.open(library) as opened:
         result = opened.prune()
     say(f"Forgot {amount(result.files, 'file')} and {amount(result.images, 'photo')}.")
-
-
-def check(library: LibraryOption = None) -> None:
-    """Compare everything the library stores with what was written."""
-    from clipsearch.api import Library
-
-    with Library.open(library) as opened:
-        health = opened.check()
-    for problem in health.problems:
-        say(f"Problem: {problem}")
-    for space in health.spaces:
-        for hit in space.hits:
-            say(f"Damaged embedding: {', '.join(shown(path) for path in hit.paths)}")
-    if not health.is_good:
-        raise LibraryDamaged(
-            "The library is not what was written; restore a backup, or index into a new library."
-        )
-    say("The library is whole.")
-
-
-def compact(library: LibraryOption = None) -> None:
-    """Give back the room that pruned photos took."""
-    from clipsearch.api import Library
-
-    with Library.open(library) as opened:
-        freed = opened.compact()
-    say(f"Freed {amount(freed, 'vector')}.")
-
-
-def backup(
-    target: Annotated[Path, typer.Argument(help="A new folder for the copy.")], library: LibraryOption = None
-) -> None:
-    """Copy the library, also while it is in use."""
-    from clipsearch.api import Library
-
-    with Library.open(library) as opened:
-        opened.backup(target)
-    say(f"Copied to {shown(bytes(target.absolute()))}.")
