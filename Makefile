@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST_ARGS ?=
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check crash-test bench clean
 
 help:
 	@echo "make demo [PHOTOS=DIR]  install, index photographs and run three queries"
 	@echo "make test               install what the tests need and run them"
 	@echo "make check              ruff, mypy --strict, import-linter and the tests"
+	@echo "make crash-test         kills, power cuts, full disks, flipped bits and crowds of readers, at length (an hour)"
 	@echo "make bench [PHOTOS=DIR] the benchmarks; those of indexing need photos"
 
 $(VENV)/bin/python:
@@ -38,6 +39,16 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The same tests that CI runs in part; docs/reliability.md says what each promises.
+crash-test: export CLIPSEARCH_KILLS = 616
+crash-test: export CLIPSEARCH_POWER_CUTS = 3000
+crash-test: export CLIPSEARCH_FLIPS = 1000
+crash-test: export CLIPSEARCH_CROWD_SECONDS = 600
+crash-test: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/clipsearch/test_crashes.py tests/clipsearch/test_crash_sweep.py \
+		tests/clipsearch/test_power_loss.py tests/clipsearch/test_bit_flips.py tests/clipsearch/test_crowd.py \
+		tests/clipsearch/test_durable.py tests/clipsearch/index/test_storage.py $(PYTEST_ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/exact_search.py

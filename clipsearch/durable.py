@@ -161,6 +161,15 @@ def replace(path: Path, data: bytes, *, name: str) -> None:
         file.write(data)
 
 
+def rename(path: Path, target: Path, *, name: str) -> None:
+    """Give a file or folder another name in the same folder, durably. Raises StorageError."""
+    with storage_errors(target):
+        failpoint(f"{name}.rename")
+        path.rename(target)
+        failpoint(f"{name}.renamed")
+    sync_directory(target.parent, name=name)
+
+
 def make_directory(path: Path) -> None:
     """Make `path` and its parents, each durably. Raises StorageError."""
     if path.is_dir():

@@ -1,19 +1,17 @@
-"""`clipsearch status`, `prune`, `check`, `compact` and `backup`."""
+"""`clipsearch status` and `prune`; what keeps a library whole is in `clipsearch.cli.care`."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from clipsearch.cli.console import JsonOption, LibraryOption, amount, say, shown, size, write_json
-from clipsearch.errors import LibraryDamaged
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (status, prune, check, compact, backup):
+    for command in (status, prune):
         app.command(command.__name__)(command)
 
 
@@ -56,10 +54,15 @@ def _index_line(index: dict[str, object]) -> str:
         return "none yet"
     if index["kind"] == "exact":
         return f"exact search of {index['vectors']:,} vectors"
-    recall = index["recall@10"]
+    recall, latency = index["recall@10"], index["latency_ms"]
     assert isinstance(recall, dict)
-    told = ", ".join(f"{kind} {value:.3f}" for kind, value in recall.items())
-    return f"{index['kind']} of {index['covered']:,} of {index['vectors']:,} vectors; recall@10: {told}"
+    assert isinstance(latency, dict)
+    told = ", ".join(
+        f"{kind} {value:.3f}" + (f" in {latency[kind]:.1f} ms" if kind in latency else "")
+        for kind, value in recall.items()
+    )
+    covered = f"{index['covered']:,} of {index['vectors']:,} vectors"
+    return f"{index['key']} of {covered}; recall@10: {told}"
 
 
 def prune(library: LibraryOption = None) -> None:
@@ -69,41 +72,3 @@ def prune(library: LibraryOption = None) -> None:
     with Library.open(library) as opened:
         result = opened.prune()
     say(f"Forgot {amount(result.files, 'file')} and {amount(result.images, 'photo')}.")
-
-
-def check(library: LibraryOption = None) -> None:
-    """Compare everything the library stores with what was written."""
-    from clipsearch.api import Library
-
-    with Library.open(library) as opened:
-        health = opened.check()
-    for problem in health.problems:
-        say(f"Problem: {problem}")
-    for space in health.spaces:
-        for hit in space.hits:
-            say(f"Damaged embedding: {', '.join(shown(path) for path in hit.paths)}")
-    if not health.is_good:
-        raise LibraryDamaged(
-            "The library is not what was written; restore a backup, or index into a new library."
-        )
-    say("The library is whole.")
-
-
-def compact(library: LibraryOption = None) -> None:
-    """Give back the room that pruned photos took."""
-    from clipsearch.api import Library
-
-    with Library.open(library) as opened:
-        freed = opened.compact()
-    say(f"Freed {amount(freed, 'vector')}.")
-
-
-def backup(
-    target: Annotated[Path, typer.Argument(help="A new folder for the copy.")], library: LibraryOption = None
-) -> None:
-    """Copy the library, also while it is in use."""
-    from clipsearch.api import Library
-
-    with Library.open(library) as opened:
-        opened.backup(target)
-    say(f"Copied to {shown(bytes(target.absolute()))}.")

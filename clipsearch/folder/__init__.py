@@ -3,8 +3,11 @@
 `LibraryFolder` opens it, `LibraryFolder.writer` changes it, `LibraryFolder.snapshot` reads one state of it.
 """
 
+from clipsearch.folder.disk_usage import DiskUsage
 from clipsearch.folder.health import Health, SpaceHealth
-from clipsearch.folder.library import DiskUsage, LibraryFolder, Snapshot
+from clipsearch.folder.library import LibraryFolder, Snapshot
+from clipsearch.folder.rehash import PhotoHealth
+from clipsearch.folder.repair import Repaired
 from clipsearch.folder.writer import Batch, Recovery, Writer
 
 __all__ = [
@@ -12,7 +15,9 @@ __all__ = [
     "DiskUsage",
     "Health",
     "LibraryFolder",
+    "PhotoHealth",
     "Recovery",
+    "Repaired",
     "Snapshot",
     "SpaceHealth",
     "Writer",

@@ -34,6 +34,15 @@ class Layout:
         return self.folder / "GENERATION"
 
     @property
+    def seal(self) -> Path:
+        """What the files were when the last writer left; see `clipsearch.folder.seal`."""
+        return self.folder / "SEAL"
+
+    def name(self, path: Path) -> str:
+        """Return `path` relative to the library's folder, as the seal names it."""
+        return path.relative_to(self.folder).as_posix()
+
+    @property
     def spaces(self) -> Path:
         """The folder of the spaces."""
         return self.folder / "spaces"
@@ -50,6 +59,11 @@ class Layout:
     def vectors(self, space: SpaceRow) -> Path:
         """The vector file of the space's present epoch."""
         return self.space(space) / _numbered("vectors", space.epoch, "f16")
+
+    @staticmethod
+    def key(library_id: str, space: SpaceRow) -> str:
+        """Name the slots of a space for an index: other slots never have the same key."""
+        return f"{library_id}/{space.id}/{space.epoch}"
 
     def index(self, space: SpaceRow) -> Path:
         """The index over that file. Another epoch has other slots, hence another name."""

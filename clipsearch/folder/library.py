@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,10 +19,15 @@ from clipsearch.errors import (
     ModelMismatch,
     StorageError,
 )
+from clipsearch.folder.copies import backup, copied, put_in_place
+from clipsearch.folder.disk_usage import DiskUsage
 from clipsearch.folder.health import Health, examine
 from clipsearch.folder.layout import Layout
 from clipsearch.folder.lock import writer_lock
-from clipsearch.folder.writer import Writer
+from clipsearch.folder.rehash import Report, read_again
+from clipsearch.folder.repair import Repaired, repair
+from clipsearch.folder.sealing import check_catalog, check_vectors, current_seal
+from clipsearch.folder.writer import Writer, last_generation
 from clipsearch.store import Hit, SlotFilter, SpaceRow
 from clipsearch.store.reader import Reader
 from clipsearch.vectors import Halves, VectorFile
@@ -32,20 +37,8 @@ if TYPE_CHECKING:
     from clipsearch.store.reader import Reading
     from clipsearch.store.search import Slots
 
-
-@dataclass(frozen=True, slots=True)
-class DiskUsage:
-    """Bytes on the disk."""
-
-    catalog: int
-    vectors: int
-    index: int
-    thumbs: int
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return self.catalog + self.vectors + self.index + self.thumbs
+# A compaction may take the vectors of the state one looks at away: then the next state is looked at.
+_LOOKS = 3
 
 
 @dataclass(frozen=True)
@@ -64,7 +57,7 @@ class Snapshot:
     @property
     def key(self) -> str:
         """Names these slots for an index: library, space and epoch. Other slots never have the same key."""
-        return f"{self.library_id}/{self.space.id}/{self.space.epoch}"
+        return Layout.key(self.library_id, self.space)
 
     @cached_property
     def visible(self) -> Slots:
@@ -88,6 +81,7 @@ class LibraryFolder:
         self.path = path
         self.layout = Layout(path)
         self._reader = reader
+        self._verified = -1  # the state whose files were last compared with the seal
 
     @cached_property
     def _store(self) -> Store:
@@ -154,7 +148,7 @@ class LibraryFolder:
             writer = Writer(self.layout, store)
             writer.recover(repair=repair)
             yield writer
-            writer.checkpoint()
+            writer.leave()
 
     @contextmanager
     def reading(self) -> Iterator[Catalog]:
@@ -171,6 +165,10 @@ class LibraryFolder:
         """
         for last in (False, True):
             with self._reader.reading() as catalog:
+                generation = catalog.generation()
+                fresh = generation != self._verified
+                seal = current_seal(self.layout, generation) if fresh else None
+                check_catalog(self.layout, seal)
                 space = catalog.active_space()
                 if space is None:
                     raise LibraryEmpty(
@@ -178,12 +176,14 @@ class LibraryFolder:
                     )
                 try:
                     vectors = VectorFile(self.layout.vectors(space), space.dim).open_read(space.slots)
+                    check_vectors(self.layout, seal, space)
                 except LibraryDamaged:
                     # A compaction may have replaced the file between the two readings: look once more.
                     if last:
                         raise
                     continue
-                yield Snapshot(catalog.generation(), catalog.library_id(), space, vectors, catalog)
+                self._verified = generation
+                yield Snapshot(generation, catalog.library_id(), space, vectors, catalog)
                 return
 
     def generation(self) -> int:
@@ -220,38 +220,67 @@ class LibraryFolder:
         """Return where the manifest of that index is."""
         return self.layout.index_manifest(space)
 
-    def check(self) -> Health:
-        """Compare the library with what was written: every row, every rule. Reads everything."""
-        with self._store.reading() as catalog:
-            return examine(self.layout, catalog)
+    def check(self, *, deep: bool = True, photos: bool = False, report: Report | None = None) -> Health:
+        """Compare the library with what was written; `deep`: every row and every rule, seal or no seal.
+
+        `photos` reads every photo again and compares it with its hash; `report` is told a stage, done and
+        total. Raises LibraryDamaged for a catalog that cannot be read at all, StorageError.
+        """
+        for _ in range(_LOOKS):
+            noted = last_generation(self.layout)  # before the catalog is: a writer may go on meanwhile
+            with self._store.reading() as catalog:
+                generation = catalog.generation()
+                health = examine(self.layout, catalog, noted, deep=deep)
+                stored = catalog.files.stored() if photos else []
+            if health.is_good or self.generation() == generation:
+                break
+        if not photos:
+            return health
+        return replace(health, photos=read_again(stored, report or (lambda *progress: None)))
+
+    def repair(self, *, reread: bool = False) -> Repaired:
+        """Drop what is damaged, so that indexing makes it again; `reread` has it read every photo again.
+
+        Raises LibraryLocked, StorageError, LibraryDamaged where the catalog contradicts itself: nothing is
+        changed then.
+        """
+        with self.writer(repair=True) as writer:
+            return repair(writer, self.layout, reread=reread)
 
     def backup(self, target: Path) -> None:
         """Copy the truth (catalog and vectors, of one state) to the new folder `target`.
 
-        A writer may work meanwhile. Raises StorageError, also where `target` is there already.
+        A writer may work meanwhile. Raises LibraryDamaged, StorageError (also where `target` is there).
         """
-        copy = Layout(target.absolute())
-        if copy.folder.exists():
-            raise StorageError(f"{copy.folder} exists already; name a new folder for the backup.")
-        durable.make_directory(copy.spaces)
-        with self._store.reading() as catalog:
-            for space in catalog.spaces.all():
-                rows = VectorFile(self.layout.vectors(space), space.dim).open_read(space.slots)
-                durable.make_directory(copy.space(space))
-                with durable.replacing(copy.vectors(space), name="backup") as file:
-                    file.write(rows.data)
-            catalog.copy_to(copy.catalog)
-        durable.sync_directory(copy.folder, name="backup")
+        with self._reader.reading() as reading:
+            check_catalog(self.layout, current_seal(self.layout, reading.generation()))
+        for look in range(_LOOKS):
+            with self._store.reading() as catalog:
+                generation = catalog.generation()
+                try:
+                    return backup(self.layout, catalog, target.absolute())
+                except LibraryDamaged:
+                    if look == _LOOKS - 1 or self.generation() == generation:
+                        raise
+
+    @classmethod
+    def restore(cls, source: Path, target: Path) -> Path | None:
+        """Put a copy of the library at `source`, once it was found whole, at `target`.
+
+        Returns where the library that was there before lies now: nothing is deleted. Raises LibraryNotFound,
+        LibraryDamaged (the backup is), LibraryVersion, LibraryLocked, StorageError: `target` is as it was.
+        """
+        source, target = source.absolute(), target.absolute()
+        with copied(source, target) as stage:
+            with cls.open(stage) as copy:
+                health = copy.check()
+            if not health.is_good:
+                raise LibraryDamaged(f"The backup at {source} is damaged itself; nothing was changed.")
+            return put_in_place(stage, target)
 
     def disk_usage(self) -> DiskUsage:
         """Return how much room the library takes, in bytes."""
-        folder = self.layout.spaces
-        return DiskUsage(
-            catalog=_bytes(self.path.glob("catalog.db*")),
-            vectors=_bytes(folder.glob("*/vectors.*")),
-            index=_bytes(folder.glob("*/index.*")),
-            thumbs=_bytes(self.layout.thumbs.rglob("*")),
-        )
+        return DiskUsage.of(self.layout)
 
     def close(self) -> None:
         """Close the catalog."""
@@ -290,18 +319,9 @@ def _write_catalog(layout: Layout) -> None:
 def _upgrade(layout: Layout) -> None:
     try:
         with writer_lock(layout.lock):
+            durable.remove(layout.seal)  # the same generation in another schema
             _write_catalog(layout)
     except (LibraryLocked, StorageError) as error:
         raise LibraryVersion(
             f"{layout.folder} was made by an older clipsearch and cannot be brought up to date now: {error}"
         ) from error
-
-
-def _bytes(paths: Iterator[Path]) -> int:
-    total = 0
-    for path in paths:
-        try:
-            total += path.stat().st_size
-        except OSError:  # gone meanwhile
-            continue
-    return total

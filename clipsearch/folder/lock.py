@@ -36,7 +36,11 @@ def writer_lock(path: Path) -> Iterator[None]:
             durable.overwrite(descriptor, path, _holder())
         with durable.storage_errors(path):
             durable.failpoint("lock.taken")
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # our name is no answer to who holds the lock next
+                os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
 
@@ -51,6 +55,12 @@ def _sentence(path: Path, descriptor: int) -> str:
     try:
         holder = json.loads(os.pread(descriptor, 4096, 0))
         who = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-    except (OSError, ValueError, KeyError, TypeError):  # the holder is just writing its name
+        if holder["host"] == socket.gethostname():
+            os.kill(holder["pid"], 0)  # a killed one may have left its name
+    except PermissionError:  # of another user, and alive
+        pass
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):  # the holder is just writing its name
+        who = "another process"
+    if not who.isprintable():
         who = "another process"
     return f"{library} is being written by {who}. Searching works meanwhile; try again when it is done."

@@ -16,6 +16,8 @@ import numpy as np
 from clipsearch import durable
 from clipsearch.errors import LibraryDamaged, ModelMismatch, StorageError
 from clipsearch.folder.layout import Layout, checked_fingerprint
+from clipsearch.folder.seal import read_seal
+from clipsearch.folder.sealing import check_catalog, current_seal, seal_library
 from clipsearch.store import FoundFile, NewFailure, NewImage, PruneResult, SpaceRow
 from clipsearch.vectors import Floats, VectorError, VectorFile
 
@@ -54,12 +56,14 @@ class Recovery:
 
     `cut_bytes` of vectors were never committed. `lost_generations` were committed and are gone from the
     catalog (its ``-wal`` file was removed, or an older copy put back): what they held is encoded again.
-    `lost_embeddings` were cut off the vector files and dropped from the catalog (only when repairing).
+    `lost_embeddings` were cut off the vector files and dropped from the catalog, and `unlike_the_seal` says
+    that the catalog is not the file that was left (both only when repairing; else they are refused).
     """
 
     cut_bytes: int = 0
     lost_generations: int = 0
     lost_embeddings: int = 0
+    unlike_the_seal: bool = False
 
 
 class Writer:
@@ -159,6 +163,7 @@ class Writer:
             raise ModelMismatch(
                 f"{space.model_name} answers the queries of this library; it cannot be removed."
             )
+        self.forget_seal()  # the files of a space that is made anew may have the old names
         with self.changing() as catalog:
             catalog.spaces.delete(space_id)
         for path in self._layout.space(space).iterdir():
@@ -171,8 +176,19 @@ class Writer:
 
     def drop_embeddings(self, space_id: int, slots: Sequence[int]) -> int:
         """Give up damaged embeddings, so that their images count as pending; return how many there were."""
+        self.forget_seal()  # it goes on from the sum of what they were
         with self.changing() as catalog:
             return catalog.embeddings.drop(space_id, slots)
+
+    def remove_index(self, space: SpaceRow) -> None:
+        """Remove the index of a space, which is derived; until it is built again, search is exact."""
+        with self._guarded():
+            self._remove_indexes([space])
+
+    def forget_seal(self) -> None:
+        """Let the next seal be made of the files as they are, and not add to the one before."""
+        with self._guarded():
+            durable.remove(self._layout.seal)
 
     def compact(self, space_id: int) -> int:
         """Rewrite a space without its tombstones and return how many rows were freed.
@@ -182,11 +198,15 @@ class Writer:
         space = self._space(space_id)
         with self.reading() as catalog:
             live = catalog.embeddings.live_slots(space_id)
-        if len(live) == space.slots:
-            return 0
+            if len(live) == space.slots:
+                return 0
+            old = VectorFile(self._layout.vectors(space), space.dim)
+            if next(old.verify(catalog.embeddings.checksums(space_id), space.slots), None) is not None:
+                raise LibraryDamaged(
+                    f"{old.path} is not what was written, and is not copied; `clipsearch repair` comes first."
+                )
         rewritten = replace(space, epoch=space.epoch + 1)
         with self._guarded():
-            old = VectorFile(self._layout.vectors(space), space.dim)
             old.copy_rows(np.asarray(live, np.int64), self._layout.vectors(rewritten), space.slots)
         with self.changing() as catalog:
             catalog.embeddings.renumber(space_id, live)
@@ -196,18 +216,24 @@ class Writer:
     def recover(self, *, repair: bool = False) -> None:
         """Bring the files to what the catalog says; `recovery` tells what that took.
 
-        Doing it twice, or dying in it, does no harm. Raises LibraryDamaged when committed rows are gone,
-        unless `repair`, which drops them from the catalog instead.
+        Doing it twice, or dying in it, does no harm. Raises LibraryDamaged when committed rows are gone or
+        the catalog is not the file that was left, unless `repair`: then rows that are gone are dropped from
+        the catalog, and it is refused only where it contradicts itself.
         """
         with self.reading() as catalog:
             spaces, generation = catalog.spaces.all(), catalog.generation()
-        lost = max(0, noted_generation(self._layout) - generation)
+        unlike = self._judge(generation) if repair else False
+        if not repair:
+            check_catalog(self._layout, current_seal(self._layout, generation))
+        lost = max(0, last_generation(self._layout) - generation)
         if lost:
             self._remove_indexes(spaces)  # they may cover slots that will be given anew
+            durable.remove(self._layout.seal)
         cut = dropped = 0
         for space in spaces:
             file = VectorFile(self._layout.vectors(space), space.dim)
             if repair and file.rows_on_disk() < space.slots:
+                durable.remove(self._layout.seal)
                 with self.changing() as catalog:
                     dropped += catalog.embeddings.cut(space.id, file.rows_on_disk())
                 space = self._space(space.id)
@@ -217,13 +243,38 @@ class Writer:
         self._remove_strays()
         if lost:
             self._note_generation(generation)
-        self.recovery = Recovery(cut_bytes=cut, lost_generations=lost, lost_embeddings=dropped)
+        self.recovery = Recovery(cut, lost, dropped, unlike)
 
-    def checkpoint(self) -> None:
-        """Write the log back into the catalog file, unless something failed before. Raises StorageError."""
+    def _judge(self, generation: int) -> bool:
+        """Whether the catalog is another file than was left; raises LibraryDamaged where nothing can be built
+        on it, before a byte is changed: what it says of the slots decides what is cut."""
+        with self.reading() as catalog:
+            problems = catalog.integrity()
+        if problems:
+            more = f" (and {len(problems) - 1:,} more)" if len(problems) > 1 else ""
+            raise LibraryDamaged(
+                f"{self._layout.catalog} cannot be repaired: {problems[0]}{more}. It was left as it is: "
+                "`clipsearch restore` puts a backup in its place; without one, move the library away and "
+                "index again."
+            )
+        try:
+            check_catalog(self._layout, current_seal(self._layout, generation))
+        except LibraryDamaged:
+            return True
+        return False
+
+    def leave(self) -> None:
+        """Write the log back into the catalog file and seal the library, unless something failed before.
+
+        Where a reader keeps a part of the log from being written back, there is no seal of this state.
+        Raises StorageError.
+        """
         if not self._failed:
             with self._guarded():
-                self._store.checkpoint()
+                if self._store.checkpoint():
+                    with self.reading() as catalog:
+                        spaces, generation = catalog.spaces.all(), catalog.generation()
+                    seal_library(self._layout, spaces, generation)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -275,9 +326,11 @@ class Writer:
                     durable.remove(path)
 
 
-def noted_generation(layout: Layout) -> int:
-    """Return the last generation that was noted beside the catalog; 0 where nothing legible was."""
+def last_generation(layout: Layout) -> int:
+    """Return the last generation that anything beside the catalog tells of; 0 where nothing legible does."""
+    seal = read_seal(layout.seal)
     try:
-        return int(layout.generation.read_bytes())
+        noted = int(layout.generation.read_bytes())
     except (OSError, ValueError):
-        return 0
+        noted = 0
+    return max(noted, seal.generation if seal else 0)

@@ -4,28 +4,28 @@ This package knows vectors and slots, no paths of photos and no SQL. FAISS is im
 """
 
 from clipsearch.index.exact import ExactSearch
-from clipsearch.index.ivfpq import Effort, IvfPq, IvfPqParams, build, extend, imbalance
-from clipsearch.index.plan import EXACT_LIMIT, Plan, make_plan
+from clipsearch.index.ivfpq import Effort, IvfPq, build, extend, has_drifted
+from clipsearch.index.params import IvfPqParams
+from clipsearch.index.planning import EXACT_LIMIT, IndexPlan, plan_index
 from clipsearch.index.searcher import Searcher
 from clipsearch.index.storage import Loaded, load, save
-from clipsearch.index.tuning import TARGET_RECALL, curve, tune
+from clipsearch.index.tuning import tune, tune_and_measure
 
 __all__ = [
     "EXACT_LIMIT",
-    "TARGET_RECALL",
     "Effort",
     "ExactSearch",
+    "IndexPlan",
     "IvfPq",
     "IvfPqParams",
     "Loaded",
-    "Plan",
     "Searcher",
     "build",
-    "curve",
     "extend",
-    "imbalance",
+    "has_drifted",
     "load",
-    "make_plan",
+    "plan_index",
     "save",
     "tune",
+    "tune_and_measure",
 ]

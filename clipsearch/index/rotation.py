@@ -24,7 +24,7 @@ def principal_directions(sample: Floats, width: int) -> Floats:
 
 
 def balanced(residuals: Floats, codes: int) -> Floats:
-    """A rotation (w, w) of (n, w) `residuals` in whose `codes` parts the products of variances are about equal.
+    """A rotation (w, w) of (n, w) `residuals` in whose `codes` parts products of variances are about equal.
 
     Eigenvalue allocation: the directions, largest variance first, each go to the part whose product is the
     smallest so far and that still has room.

@@ -19,7 +19,7 @@ from clipsearch.index.checks import (
 from clipsearch.index.exact import ExactSearch
 from clipsearch.index.ivfpq import KINDS, IvfPq, Kind, known_effort
 from clipsearch.index.ordering import best
-from clipsearch.index.plan import EXACT_LIMIT
+from clipsearch.index.planning import EXACT_LIMIT
 
 
 class Searcher:

@@ -155,11 +155,14 @@ class Store:
                 durable.failpoint("catalog.commit")
             durable.failpoint("catalog.committed")
 
-    def checkpoint(self) -> None:
-        """Write the log back into the file, as far as no reader needs it. Raises StorageError."""
+    def checkpoint(self) -> bool:
+        """Write the log back into the file, as far as no reader needs it, and say whether that was all of it.
+
+        Raises StorageError.
+        """
         with durable.storage_errors(self.path), self._driver() as driver:
             durable.failpoint("catalog.checkpoint")
-            driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            [(_, logged, written)] = driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             # Emptying the log takes a moment without readers; do not wait for one.
             driver.execute("PRAGMA busy_timeout = 0")
             try:
@@ -167,6 +170,7 @@ class Store:
             finally:
                 driver.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
             durable.failpoint("catalog.checkpointed")
+            return bool(logged == written)
 
     def _keep_log(self) -> None:
         """Switch the file to a write-ahead log, once: it remembers. Comes after the look at the version."""

@@ -53,7 +53,7 @@ def _tried(connection: sqlite3.Connection) -> sqlite3.Connection:
         for pragma in READER_PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeDecodeError):
         connection.close()
         raise
     return connection
@@ -64,7 +64,7 @@ def catalog_errors(path: Path) -> Iterator[None]:
     """Turn what SQLite raises in the body into the error a user can act on, for the catalog at `path`."""
     try:
         yield
-    except (sqlite3.Error, json.JSONDecodeError) as error:
+    except (sqlite3.Error, json.JSONDecodeError, UnicodeDecodeError) as error:  # the last of a damaged schema
         raise translated(error, path) from error
 
 

@@ -82,6 +82,11 @@ class Embeddings:
         query = select(Embedding.slot).where(Embedding.space_id == space_id).order_by(Embedding.slot)
         return list(self._connection.execute(query).scalars())
 
+    def dead_slots(self, space_id: int) -> list[int]:
+        """Return the slots that no image uses any more, ascending."""
+        query = select(Tombstone.slot).where(Tombstone.space_id == space_id).order_by(Tombstone.slot)
+        return list(self._connection.execute(query).scalars())
+
     def _bury_images(self, space_id: int, image_ids: Sequence[int]) -> None:
         for part in chunks(image_ids):
             bury(self._connection, (Embedding.space_id == space_id) & Embedding.image_id.in_(part))

@@ -16,7 +16,7 @@ from sqlalchemy.dialects.sqlite import insert
 from clipsearch.store.chunks import chunks
 from clipsearch.store.embeddings import bury
 from clipsearch.store.models import Embedding, Failure, File, Image, Root
-from clipsearch.store.rows import FoundFile, KnownFile, PruneResult
+from clipsearch.store.rows import FoundFile, KnownFile, PruneResult, StoredFile
 
 _UNSIGNED = (1 << 64) - 1
 _LARGEST = (1 << 63) - 1
@@ -46,6 +46,21 @@ class Files:
         rows = cursor.fetchall()
         cursor.close()
         return {row[0]: KnownFile._make(row[1:]) for row in rows} | _unwrapped(rows)
+
+    def stored(self) -> list[StoredFile]:
+        """Return every file that should be there, in folders that can be reached, with its content's hash."""
+        query = (
+            select(File.path, File.size, File.mtime_ns, Image.hash)
+            .join(Image, Image.id == File.image_id)
+            .join(Root, Root.id == File.root_id)
+            .where(File.missing_since.is_(None), Root.online == True)  # noqa: E712 - an SQL expression
+            .order_by(File.path)
+        )
+        return [StoredFile(*row) for row in self._connection.execute(query)]
+
+    def distrust(self) -> None:
+        """Have every file read again by the next indexing run, as if it had changed."""
+        self._connection.execute(update(File).values(verified_at_ns=0))
 
     def place(self, found: Sequence[tuple[int, FoundFile]]) -> None:
         """Note that each (image id, file) was found: new paths, changed files, copies, touched files.

@@ -33,7 +33,12 @@ class Reading:
 
     def generation(self) -> int:
         """Return the number of committed transactions: two states of the catalog never share one."""
-        return int(self._meta("generation"))
+        written = self._meta("generation")
+        if not written.isascii() or not written.isdigit():
+            raise LibraryDamaged(
+                f"the catalog's generation is {written[:40]!r}, not a number; put a backup in its place"
+            )
+        return int(written)
 
     def library_id(self) -> str:
         """Return the random id that the library was given when it was made (32 hex digits)."""

@@ -132,6 +132,15 @@ class KnownFile(NamedTuple):
     verified_at_ns: int
 
 
+class StoredFile(NamedTuple):
+    """A file that should be there: its path, its stat when it was read, and the hash of its content."""
+
+    path: bytes
+    size: int
+    mtime_ns: int
+    hash: bytes
+
+
 class KnownFailure(NamedTuple):
     """What the catalog knows of a path that failed."""
 

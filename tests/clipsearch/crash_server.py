@@ -150,4 +150,6 @@ def main():
 
 assert clipsearch.store.catalog  # loaded before the first fork
 if __name__ == "__main__":
+    if "--once" in sys.argv:
+        run_child(json.loads(os.environ["CRASH_ORDER"]))
     main()

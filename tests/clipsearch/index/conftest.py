@@ -8,7 +8,8 @@ import faiss
 import numpy as np
 import pytest
 
-from clipsearch.index.ivfpq import IvfPq, IvfPqParams, build
+from clipsearch.index.ivfpq import IvfPq, build
+from clipsearch.index.params import IvfPqParams
 from clipsearch.index.tuning import tune
 
 DIM, ROWS, COVERED = 64, 6_000, 5_000

@@ -5,9 +5,10 @@ import pytest
 
 from clipsearch.errors import ModelMismatch, UsageError
 from clipsearch.index.exact import ExactSearch
-from clipsearch.index.ivfpq import KINDS, IvfPqParams, build, extend, imbalance, inner
+from clipsearch.index.ivfpq import KINDS, build, inner
+from clipsearch.index.params import IvfPqParams
 from clipsearch.index.searcher import Searcher
-from clipsearch.index.tuning import curve, probe_grid, tune
+from clipsearch.index.tuning import probe_grid, tune
 
 
 def recall(found, exact, k):
@@ -17,8 +18,7 @@ def recall(found, exact, k):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_tuned_recall_holds_for_queries_it_was_not_tuned_on(world, kind):
-    assert world.index.effort[kind].recall >= 0.93  # of the half that it was not tuned on
-    assert world.index.effort[kind].milliseconds > 0
+    assert world.index.effort[kind].recall >= 0.95
     exact = ExactSearch(world.vectors[: world.index.covered])
     found = Searcher(world.vectors[: world.index.covered], world.index, exact_limit=0)
     queries = world.fresh[kind]
@@ -134,7 +134,7 @@ def test_the_sample_is_random_not_the_first_rows():
     rows = random.standard_normal((10_000, 8))
     rows[:6_000] = [1] + [0] * 7 + 0.01 * random.standard_normal((6_000, 8))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    params = IvfPqParams(lists=40, sample=2_000)
+    params = IvfPqParams(lists=40)
     index = build(rows.astype(np.float16), params, seed=1)
     sizes = inner(index.engine).invlists
     assert max(sizes.list_size(each) for each in range(40)) < 6_000  # the first rows do not share one list
@@ -156,7 +156,7 @@ def test_progress_reaches_the_end(world):
     [
         IvfPqParams(lists=0x7FFF),
         IvfPqParams(code_bytes=7),
-        IvfPqParams(lists=10, sample=40),
+        IvfPqParams(sample_per_list=5),
         IvfPqParams(width=65),
         IvfPqParams(bits=5),
         IvfPqParams(lists=-1),
@@ -235,45 +235,3 @@ def test_searcher_refuses_queries_and_kinds(world):
 def test_an_index_of_other_vectors_is_refused(world):
     with pytest.raises(ValueError, match="does not belong"):
         Searcher(world.vectors[:4_999], world.index)
-
-
-def test_extended_rows_are_found_without_learning_anew(world):
-    index = build(world.vectors[:2_000])
-    extend(index, world.vectors[:4_000])
-    assert (index.covered, index.engine.ntotal) == (4_000, 4_000)
-    searcher = Searcher(world.vectors[:4_000], index, exact_limit=0)
-    for kind in KINDS:
-        exact = ExactSearch(world.vectors[:4_000]).search(world.fresh[kind], 10)
-        assert recall(searcher.search(world.fresh[kind], 10, kind=kind), exact, 10) > 0.8
-    extend(index, world.vectors[:4_000])
-    assert index.covered == 4_000
-
-
-def test_lists_that_everything_falls_into_are_out_of_balance(world):
-    even = build(world.vectors[:2_000])
-    assert 1 <= imbalance(even) < 3
-    copies = np.repeat(world.vectors[:1], 4_000, axis=0)
-    extend(even, np.concatenate([world.vectors[:2_000], copies]))
-    assert imbalance(even) > 10
-
-
-def test_recall_is_reported_on_queries_that_did_not_choose(world):
-    """The first of each pair is a row of the library, found by any setting; the second is a hard text."""
-    index = build(world.vectors[:3_000])
-    easy, hard = world.vectors[:40].astype(np.float32), world.fresh["text"][:40]
-    mixed = np.stack([easy, hard], axis=1).reshape(80, -1)
-    effort = tune(index, world.vectors, mixed, "text", target_recall=0.9, k=1)
-    chosen = tune(index, world.vectors, np.repeat(easy, 2, axis=0), "text", target_recall=0.9, k=1)
-    assert (effort.probes, effort.spread) == (chosen.probes, chosen.spread)
-    assert effort.recall < 0.9 <= chosen.recall
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_curve_rises_to_the_whole_index_and_holds_the_setting_in_use(world, kind):
-    points = curve(world.index, world.vectors, world.fresh[kind], kind)
-    assert [each.probes for each in points] == sorted({each.probes for each in points})
-    assert world.index.effort[kind].probes in [each.probes for each in points]
-    assert points[0].probes == 1
-    assert points[0].recall < points[-1].recall
-    assert points[-1].recall > 0.95
-    assert all(each.milliseconds > 0 for each in points)

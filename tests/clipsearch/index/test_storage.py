@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from clipsearch.errors import StorageError
-from clipsearch.index.ivfpq import IvfPqParams, build
+from clipsearch.index.ivfpq import build
+from clipsearch.index.params import IvfPqParams
 from clipsearch.index.searcher import Searcher
 from clipsearch.index.storage import load, save
 
@@ -75,7 +76,7 @@ def test_the_manifest_says_what_the_index_is(place):
     assert manifest["covered"] == N
     assert manifest["bytes"] == place.file.stat().st_size
     assert manifest["belonging"]["fingerprint"] == "model"
-    assert manifest["effort"]["text"] == {"probes": 6, "spread": 80, "recall": None, "milliseconds": None}
+    assert manifest["effort"]["text"] == {"probes": 6, "spread": 80, "recall": None, "latency_ms": None}
     assert manifest["previous"] is None
 
 
