@@ -30,6 +30,12 @@ Kind = Literal["text", "image"]
 """What a query is made from. Text vectors lie apart from image vectors and need more lists read."""
 KINDS: tuple[Kind, ...] = ("text", "image")
 
+WIDENING = 4
+"""As many times more lists are read where a filter left too few candidates."""
+SHUT_OUT = 2
+"""A filter that admits so many times fewer of a query's neighbours than of all rows shuts it out."""
+EXPECTED = 8
+"""Admitted neighbours that must be expected before their number tells anything."""
 MIN_ROWS = 256
 """Fewest rows an index is built on."""
 ROWS_PER_ADD = 32_768
@@ -127,13 +133,32 @@ class IvfPq:
     ) -> list[tuple[Floats, Slots]]:
         """For each of (q, d) unit `rows`, up to `k` scores and slots, exact in score and order.
 
-        A filter leaves 1/f of the rows of each list, so 1/f as many lists are read: as many admitted codes
-        are compared as without it.
+        A filter leaves a share f of the rows of a list, so 1/f as many lists are read: as many admitted codes
+        are compared as without it. Where too few come of that, more lists are read. A query that the filter
+        shuts out of its own neighbourhood gets no answer here (empty arrays): what is nearest of the rest is
+        spread over all lists, and comparing every admitted row is the way to find it.
         """
-        share = 1.0 if admitted is None else admitted.size / self.covered
-        probes = math.ceil(effort.probes / share)
-        proposed = self.candidates(rows, max(k, TUNED_K) * effort.spread, probes, admitted)
+        wanted = max(k, TUNED_K) * effort.spread
+        if admitted is None:
+            proposed = self.candidates(rows, wanted, effort.probes)
+        else:
+            proposed = self._admitted(rows, wanted, effort.probes, admitted)
         return [rerank(vectors, slots[slots >= 0], row, k) for slots, row in zip(proposed, rows, strict=True)]
+
+    def _admitted(self, rows: Floats, wanted: int, probes: int, admitted: Slots) -> Slots:
+        """Candidates (q, wanted) for a filter, −1 where there are none."""
+        share = admitted.size / self.covered
+        wanted = min(wanted, admitted.size)
+        reading = math.ceil(probes / share)
+        proposed = self.candidates(rows, wanted, reading, admitted)
+        while reading < self.lists and (short := np.flatnonzero((proposed < 0).any(axis=1))).size:
+            reading *= WIDENING
+            proposed[short] = self.candidates(rows[short], wanted, reading, admitted)
+        if wanted * share >= EXPECTED:
+            unfiltered = self.candidates(rows, wanted, probes)
+            inside = np.isin(unfiltered, admitted, kind="table" if self.covered < 1 << 26 else None)
+            proposed[inside.mean(axis=1) < share / SHUT_OUT] = -1
+        return proposed
 
 
 def build(

@@ -235,3 +235,17 @@ def test_searcher_refuses_queries_and_kinds(world):
 def test_an_index_of_other_vectors_is_refused(world):
     with pytest.raises(ValueError, match="does not belong"):
         Searcher(world.vectors[:4_999], world.index)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_recall_holds_for_a_filter_that_admits_what_is_far_from_the_query(world, kind):
+    """The farther half of the rows: the lists that are nearest to the query hold few of them."""
+    searcher = Searcher(world.vectors[: world.index.covered], world.index, exact_limit=0)
+    exact = ExactSearch(world.vectors[: world.index.covered])
+    shares = []
+    for query in world.fresh[kind][:20]:
+        order = exact.search(query, world.index.covered)[1][0]
+        allowed = np.sort(order[world.index.covered // 2 :])
+        found = searcher.search(query, 10, kind=kind, allowed=allowed)
+        shares.append(recall(found, exact.search(query, 10, allowed), 10))
+    assert np.mean(shares) >= 0.9
