@@ -249,3 +249,50 @@ def test_recall_holds_for_a_filter_that_admits_what_is_far_from_the_query(world,
         found = searcher.search(query, 10, kind=kind, allowed=allowed)
         shares.append(recall(found, exact.search(query, 10, allowed), 10))
     assert np.mean(shares) >= 0.9
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_within_a_cosine_are_all_that_reach_it_best_first(world, indexed):
+    searcher = Searcher(world.vectors, world.index if indexed else None, exact_limit=0)
+    query = world.fresh["image"][0]
+    everything = world.vectors.astype(np.float64) @ query
+    for least in (2.0, 0.8, 0.6, -2.0):
+        scores, slots = searcher.within(query, least, kind="image")
+        assert (scores >= least).all()
+        assert (np.diff(scores) <= 0).all()
+        assert len(set(slots.tolist())) == slots.size
+        true = int((everything >= least).sum())
+        assert slots.size <= true
+        assert slots.size >= (0.9 if indexed else 1) * true
+    allowed = np.arange(0, len(world.vectors), 3)
+    assert set(searcher.within(query, 0.5, kind="image", allowed=allowed)[1]) <= set(allowed)
+    assert searcher.within(query, -2, kind="image", allowed=[])[1].size == 0
+
+
+def test_within_refuses_what_it_cannot_answer(world):
+    searcher = Searcher(world.vectors, world.index, exact_limit=0)
+    with pytest.raises(UsageError, match="must be a number"):
+        searcher.within(world.fresh["text"][0], float("nan"), kind="text")
+    with pytest.raises(UsageError, match="one query"):
+        searcher.within(world.fresh["text"][:2], 0.2, kind="text")
+
+
+def test_rows_come_back_as_they_are_stored(world):
+    searcher = Searcher(world.vectors, world.index)
+    np.testing.assert_array_equal(
+        searcher.reconstruct([5_500, 3, 3]), world.vectors[[5_500, 3, 3]].astype(np.float32)
+    )
+    assert searcher.reconstruct([]).shape == (0, 64)
+    for bad in ([len(world.vectors)], [-1], [0.5]):
+        with pytest.raises(UsageError):
+            searcher.reconstruct(bad)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_queries_find_what_each_finds_alone(world, kind):
+    searcher = Searcher(world.vectors, world.index, exact_limit=0)
+    scores, slots = searcher.search(world.fresh[kind], 10, kind=kind)
+    for row, query in enumerate(world.fresh[kind][:20]):
+        alone = searcher.search(query, 10, kind=kind)
+        np.testing.assert_array_equal(alone[1][0], slots[row])
+        np.testing.assert_array_equal(alone[0][0], scores[row])
