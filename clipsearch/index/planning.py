@@ -37,6 +37,8 @@ ID_BYTES = 8
 """Of a vector's number in its list."""
 GRAPH_BYTES = 2 * 32 * 4 + 8
 """Of a centroid's neighbours in the graph of centroids (HNSW with 32 neighbours: 64 on the lowest level)."""
+BLOCK = 32
+"""Vectors whose codes are compared at once, and lie together."""
 HALVINGS = 2
 """How often the longest code is halved for a budget's sake: 64, 32, 16 bytes at 512 dimensions."""
 BUILDING = 10**9
@@ -83,13 +85,16 @@ def plan_index(vectors: int, dim: int, budget: int | None = None, *, wanted: boo
         return IndexPlan("exact", vectors, dim, budget, size, 0, 0, why)
     width = kept_width(dim)
     lists = _lists(vectors, dim, budget)
-    fixed = _fixed(lists, dim, width)
     codes = _code_lengths(width)
-    fitting = [length for length in codes if vectors * (length + ID_BYTES) + fixed <= budget]
+    packed = width >= 4  # 4 bits a part, in blocks
+    fixed = _fixed(lists, dim, width, packed)
+    sizes = {length: fixed + _listed(vectors, lists, length, packed) for length in codes}
+    fitting = [length for length in codes if sizes[length] <= budget]
     length = max(fitting or codes)
-    bits = 4 if fitting and width >= 4 else 8
+    bits = 4 if fitting and packed else 8
+    fixed = _fixed(lists, dim, width, bits == 4)
     params = IvfPqParams(lists, length, bits, width, graph=lists >= GRAPH_FROM)
-    disk = vectors * (length + ID_BYTES) + fixed
+    disk = fixed + _listed(vectors, lists, length, bits == 4)
     why = _reason(length, codes, params.graph, bool(fitting))
     memory = disk if fitting else fixed
     sample = min(vectors, max(lists * ROWS_A_LIST, SAMPLE)) * 4 * (dim + width)
@@ -109,10 +114,15 @@ def _lists(vectors: int, dim: int, budget: int) -> int:
     return max(1, min(usual_lists(vectors), affordable // ROWS_A_LIST, resident))
 
 
-def _fixed(lists: int, dim: int, width: int) -> int:
+def _listed(vectors: int, lists: int, length: int, packed: bool) -> int:
+    """Codes and numbers; codes in blocks leave the last block of each list half empty."""
+    return vectors * (length + ID_BYTES) + (lists * BLOCK // 2 * length if packed else 0)
+
+
+def _fixed(lists: int, dim: int, width: int, packed: bool) -> int:
     """Centroids, their graph, the rotation and the codebooks."""
     centroids = lists * (4 * width + (GRAPH_BYTES if lists >= GRAPH_FROM else 0))
-    return centroids + 4 * dim * width + 256 * 4 * width
+    return centroids + 4 * dim * width + (16 if packed else 256) * 4 * width
 
 
 def _code_lengths(width: int) -> list[int]:

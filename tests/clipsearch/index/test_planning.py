@@ -10,6 +10,7 @@ from clipsearch.errors import UsageError
 from clipsearch.index.ivfpq import build
 from clipsearch.index.params import GRAPH_FROM
 from clipsearch.index.planning import BUILDING, EXACT_LIMIT, default_budget, plan_index
+from clipsearch.index.storage import save
 
 GB = 10**9
 SIZES = [10**power for power in range(3, 10)]
@@ -83,3 +84,10 @@ def test_what_is_planned_is_what_is_built(world) -> None:  # type: ignore[no-unt
     plan = plan_index(len(world.vectors), 64, 10**6, wanted=True)
     index = build(world.vectors, plan.params)
     assert index.key == plan.name
+
+
+def test_an_index_is_about_as_large_as_was_planned(world, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    plan = plan_index(len(world.vectors), 64, GB, wanted=True)
+    index = build(world.vectors, plan.params)
+    save(index, tmp_path / "i", tmp_path / "m", vectors=world.vectors, fingerprint="model")
+    assert (tmp_path / "i").stat().st_size == pytest.approx(plan.disk, rel=0.1)
