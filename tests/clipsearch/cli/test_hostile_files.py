@@ -35,7 +35,8 @@ def images_below(folder):
 @pytest.mark.shared
 def test_none_stops_the_run_and_none_is_dropped_in_silence(commands, shared, oddities):
     process = commands.start("index", shared / "bad", oddities, "--json", "--workers", "1")
-    said, errors = process.stdout.read(), process.stderr.read()  # at the end there is little of either
+    with process.stdout, process.stderr:
+        said, errors = process.stdout.read(), process.stderr.read()  # of the errors there are few
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert usage.ru_maxrss < MEMORY_MB * 1024  # of the largest process: a decoder
