@@ -2,8 +2,8 @@
 
 ``SEAL`` names the generation it belongs to, and for the catalog and each vector file its length and the sum
 of its 64-bit words, modulo 2^64. A changed bit, and a zeroed or torn page, change the sum; it costs what
-reading costs (9 ms per 100 MB in memory), so a query can afford it where the CRCs of all rows would cost more
-than the query. It is additive: a run that appended rows adds theirs, and what was damaged before stays
+reading costs, so a query can afford it where the CRCs of all rows would cost more than the query. It is
+additive: a run that appended rows adds theirs, and what was damaged before stays
 damaged in the sum.
 
 Only a state that is wholly in the catalog file, nothing of it in the log, can be sealed. Of another
@@ -25,7 +25,7 @@ import numpy.typing as npt
 from clipsearch import durable
 
 ALWAYS = 256 << 20
-"""Bytes up to which a reader sums a file whenever it opens a library (25 ms); a larger one only where its
+"""Bytes up to which a reader sums a file whenever it opens a library; a larger one only where its
 stat says that it was written to since, for a cold query must not read gigabytes."""
 
 _CHUNK = 256 << 10
