@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.index_peers [--rows 1000000] [--ways clipsearch,exact,…]
 
-On vectors with CLIP's cosines (`benchmarks/ivfpq.py`). Every way is tuned on 150 text queries to a
-recall@10 of 0.95, by the cheapest setting of its search that reaches it, and measured on 150 others, one query
-at a time, one thread. Ways whose package is not installed are left out: `pip install hnswlib usearch`. "Bytes a
+On vectors with CLIP's cosines (`benchmarks/ivfpq.py`). Every way is tuned on 150 text queries to a recall@10
+of 0.95, by the cheapest setting of its search that reaches it, and measured on 150 others, one query at a
+time, one thread. Ways whose package is not installed are left out: `pip install hnswlib usearch`. "Bytes a
 vector" is what the index itself holds; the candidates of ours, of IVF-flat and of RaBitQ are scored from the
 half-precision rows on the disk. autofaiss' choice is written out in FAISS.
 """
