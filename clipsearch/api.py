@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from clipsearch.config import default_library
 from clipsearch.errors import ImageError, LibraryEmpty, ModelMismatch
-from clipsearch.folder import Health, LibraryFolder, Repaired, Snapshot
-from clipsearch.index import EXACT_LIMIT, Searcher, build, load, save, tune
+from clipsearch.folder import Health, LibraryFolder, Repaired
+from clipsearch.library_index import LibraryIndex
 from clipsearch.library_model import Deferred, LibraryModel
 from clipsearch.paths import display, to_json
 from clipsearch.search import Hit, Query, Where, compose, rank
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
     from clipsearch.browse import View
     from clipsearch.encoder import Encoder
+    from clipsearch.index import IndexPlan
+    from clipsearch.index.curve import Point
     from clipsearch.store.overview import Overview
     from clipsearch_indexer.ingest import Options, Progress, Summary
 
-# The exact scan of what an index does not cover is free up to here.
-_STALE_AFTER = EXACT_LIMIT
 PathLike = str | os.PathLike[str]
 
 
@@ -101,7 +101,7 @@ class Library:
         """Use `open` instead."""
         self._folder = folder
         self._model = LibraryModel(device, encoder)
-        self._searcher: tuple[tuple[str, int, str], Searcher] | None = None
+        self._index = LibraryIndex(folder)
         self._overview: tuple[tuple[str, int], Overview] | None = None
 
     @classmethod
@@ -146,7 +146,7 @@ class Library:
             cached = self._overview
             if cached is None or cached[0] != key:
                 cached = self._overview = key, photos.catalog.overview(photos.space.id)
-            yield View(photos, self._searcher_of(photos), cached[1])
+            yield View(photos, self._index.searcher(photos), cached[1])
 
     def index(
         self,
@@ -155,12 +155,14 @@ class Library:
         model: PathLike | Encoder | None = None,
         options: Options | None = None,
         report: Callable[[Progress], None] = lambda progress: None,
+        memory: int | None = None,
     ) -> Summary:
         """Bring the library up to date with folders of photos; no paths means the folders it knows.
 
         `model` is a name, a folder or a loaded model; None keeps the library's own, and for a new one takes
         the best on this machine. With another model than the library's, everything is embedded anew beside
-        the old vectors, which go on answering until that is done. Raises UsageError, ModelNotFound,
+        the old vectors, which go on answering until that is done. A large library's index is kept up, within
+        `memory` bytes (see `plan_index`). Raises UsageError, ModelNotFound,
         ModelInvalid, LibraryLocked, StorageError, LibraryDamaged.
         """
         from clipsearch_indexer.ingest import ingest
@@ -171,7 +173,7 @@ class Library:
         if not isinstance(encoder, Deferred):
             self._model.loaded = encoder  # replaced by `encoder` as long as another one answers
         if not summary.interrupted:
-            self._keep_index()
+            self._keep_index(memory, report)
         return summary
 
     def search(
@@ -194,7 +196,7 @@ class Library:
                 raise ModelMismatch(
                     f"The library has just been switched to {photos.space.model_name}; search again."
                 )
-            return rank(photos, self._searcher_of(photos), vector, kind, k=k, page=page, where=where)
+            return rank(photos, self._index.searcher(photos), vector, kind, k=k, page=page, where=where)
 
     def similar(
         self, photo: PathLike | Hit, k: int = 20, *, page: int = 1, where: Where | None = None
@@ -212,7 +214,7 @@ class Library:
                 slot = photos.catalog.search.slot_of_path(photos.space.id, path)
             if slot is not None:
                 vector = np.asarray(photos.vectors[slot], np.float32)
-                searcher = self._searcher_of(photos)
+                searcher = self._index.searcher(photos)
                 return rank(photos, searcher, vector, "image", k=k, page=page, where=where, without=[slot])
         return self.search(Path(os.fsdecode(path)), k, page=page, where=where)
 
@@ -229,7 +231,7 @@ class Library:
             failed=counts.failed,
             model=None if space is None else space.model_name,
             dim=None if space is None else space.dim,
-            index={"kind": "none"} if space is None else self._index_status(),
+            index={"kind": "none"} if space is None else self._index.status(),
             disk_bytes=self._folder.disk_usage().total,
             roots=[entry.root for entry in counts.by_root],
             last_run=runs[0] if runs else None,
@@ -282,7 +284,7 @@ class Library:
         """Give back the room of pruned photos; returns the number of vectors freed."""
         with self._folder.reading() as catalog:
             spaces = catalog.spaces.all()
-        had_index = bool(spaces) and self._index_status()["kind"] != "exact"
+        had_index = bool(spaces) and self._index.status()["kind"] != "exact"
         with self._folder.writer() as writer:
             freed = sum(writer.compact(space.id) for space in spaces)
         if freed and had_index:  # it went with the old slots
@@ -293,29 +295,46 @@ class Library:
         """Copy the library to a new folder while it is in use. Raises StorageError."""
         self._folder.backup(Path(target).expanduser())
 
-    def build_index(self, report: Callable[[str, int, int], None] | None = None) -> dict[str, Any]:
+    def _keep_index(self, memory: int | None, report: Callable[[Progress], None]) -> None:
+        from clipsearch_indexer.ingest import Progress
+
+        if self._folder.active_space() is not None:
+            self._index.keep(
+                self._words,
+                memory,
+                lambda stage, done, total: report(Progress(f"index: {stage}", done, total)),
+            )
+
+    def plan_index(self, memory: int | None = None, *, growth: int = 1) -> IndexPlan:
+        """Which index this library gets, or would get at `growth` times its size, and why.
+
+        `memory` is the budget in bytes; None means that of the index there is, else a quarter of this
+        machine's memory. Raises LibraryEmpty, UsageError.
+        """
+        return self._index.plan(memory, growth=growth)
+
+    def build_index(
+        self, report: Callable[[str, int, int], None] | None = None, *, memory: int | None = None
+    ) -> dict[str, Any]:
         """Build the approximate index now, whatever the size of the library, and say what it measured.
 
-        OPQ + IVF-PQ with exact re-ranking, tuned on text and on image queries against exact search.
-        Raises UsageError for a library too small to train one (256 photos), LibraryLocked, StorageError.
+        OPQ + IVF-PQ with exact re-ranking, within `memory` bytes (see `plan_index`), tuned on text and on
+        image queries against exact search. Raises UsageError for a library too small to train one (256
+        photos), LibraryLocked, StorageError.
         """
-        encoder = self.encoder
-        with self._folder.snapshot() as photos:
-            index = build(photos.vectors, progress=report)
-            rng = np.random.default_rng(0)
-            sample = np.sort(rng.choice(photos.space.slots, min(256, photos.space.slots), replace=False))
-            tune(index, photos.vectors, self._tuning_texts(encoder), "text")
-            tune(index, photos.vectors, np.asarray(photos.vectors[sample], np.float32), "image")
-            with self._folder.writer():  # who clears what others left unfinished
-                save(
-                    index,
-                    self._folder.index_path(photos.space),
-                    self._folder.index_manifest_path(photos.space),
-                    vectors=photos.vectors,
-                    fingerprint=photos.space.fingerprint,
-                    space=photos.key,
-                )
-        return self._index_status()
+        self._index.build(self._words, memory, report)
+        return self._index.status()
+
+    def eval_index(self, k: int = 10) -> dict[Kind, list[Point]]:
+        """Recall and time of the index against exact search, for text and for image queries.
+
+        Raises UsageError where there is no index, LibraryEmpty.
+        """
+        return self._index.curves(self._words, k)
+
+    def _words(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Texts as this library's model embeds them; its text tower is all that is loaded."""
+        return self._model.words(self._active_space()).encode_text(texts)
 
     @property
     def encoder(self) -> Encoder:
@@ -371,54 +390,6 @@ class Library:
         from clipsearch.encoder import load_model
 
         return load_model(name, device=self._model.device)
-
-    def _searcher_of(self, photos: Snapshot) -> Searcher:
-        manifest = self._folder.index_manifest_path(photos.space)
-        stamp = f"{manifest.stat().st_mtime_ns}" if manifest.is_file() else ""
-        key = (photos.key, photos.space.slots, stamp)
-        if self._searcher is None or self._searcher[0] != key:
-            index = None
-            if stamp:
-                index = load(
-                    self._folder.index_path(photos.space),
-                    manifest,
-                    fingerprint=photos.space.fingerprint,
-                    dim=photos.space.dim,
-                    max_slots=photos.space.slots,
-                    vectors=photos.vectors,
-                    space=photos.key,
-                ).index
-            # An index that was asked for below the limit is used; above it, searches of few stay exact.
-            limit = EXACT_LIMIT if photos.space.slots > EXACT_LIMIT else 0
-            self._searcher = key, Searcher(photos.vectors, index, exact_limit=limit)
-        return self._searcher[1]
-
-    def _index_status(self) -> dict[str, Any]:
-        with self._folder.snapshot() as photos:
-            index = self._searcher_of(photos).index
-            slots = photos.space.slots
-        if index is None:
-            return {"kind": "exact", "vectors": slots}
-        recall = {
-            kind: round(effort.recall, 4)
-            for kind, effort in index.effort.items()
-            if effort.recall is not None
-        }
-        return {"kind": "ivf-pq", "vectors": slots, "covered": index.covered, "recall@10": recall}
-
-    def _keep_index(self) -> None:
-        """Rebuild the index once exact search alone would be slow and too much is not covered."""
-        with self._folder.snapshot() as photos:
-            index = self._searcher_of(photos).index
-            covered = 0 if index is None else index.covered
-            stale = photos.space.slots > EXACT_LIMIT and photos.space.slots - covered > _STALE_AFTER
-        if stale:
-            self.build_index()
-
-    def _tuning_texts(self, encoder: Encoder) -> npt.NDArray[np.float32]:
-        from clipsearch.prompts import PROMPTS
-
-        return encoder.encode_text(PROMPTS)
 
 
 def is_image_path(value: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clipsearch.errors import UsageError
 from clipsearch.paths import display
 
 if TYPE_CHECKING:
@@ -124,6 +126,14 @@ def stages() -> Iterator[Callable[..., None]]:
 def amount(count: int, one: str, many: str | None = None) -> str:
     """`1 photo`, `2,345 photos`."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def parse_size(text: str) -> int:
+    """`500MB`, `2 GB`, `1.5TB` or plain bytes -> bytes. Raises UsageError."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", text, re.IGNORECASE)
+    if not found or not float(found[1]):
+        raise UsageError(f"{text!r} is no size; write 500MB or 2GB.")
+    return int(float(found[1]) * 1000 ** " kmgt".index(found[2].lower() or " "))
 
 
 def size(count: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +31,7 @@ def _more(flag: str, told: str) -> OptionInfo:
 Paths = list[Path] | None
 _CAPTIONS = "Images and captions (csv, tsv, jsonl, Karpathy json); may be given again."
 _CLASSES = "Folder with a folder of images for each class; may be given again."
-_NAMES = "Names of the --classes folders in their alphabetical order: one a line, or a JSON list."
+_NAMES = "Names of the class folders in their alphabetical order: one a line, or a JSON list."
 _SHIFTS = (
     "Classify shifted copies: blur, noise, jpeg, resolution, grayscale, sketch, all; may be given again."
 )
@@ -94,30 +95,35 @@ def evaluate(
         raise UsageError("--class-names tells the names of one --classes folder.")
     from clipsearch.zoo import resolve
     from clipsearch_train.evaluation import Plan, load_bias, load_report, load_templates, shifts_named
+    from clipsearch_train.evaluation.datasets import read_names
 
     folder = resolve(model).folder  # before the data are read, which may take long
+    names = None if class_names is None else read_names(class_names)
     plan = Plan(
         templates=load_templates(templates),
         shifts=shifts_named(shift or [], severity or [3]),
-        shifted=_labelled(shifted),
-        probe_on=_labelled(probe),
+        shifted=_labelled(shifted, names),
+        probe_on=_labelled(probe, names),
         calibrate=calibrate,
         word_order=word_order,
         bias=None if bias is None else load_bias(bias),
         baselines=tuple(load_report(path) for path in baseline or ()),
         seed=seed,
     )
-    datasets = _datasets(data, captions, images, split, classes, class_names)
+    datasets = _datasets(data, captions, images, split, classes, names)
     _show(_run(folder, datasets, plan, device), out, as_json)
 
 
 def _datasets(
-    data: Paths, captions: Paths, images: Path | None, split: str, classes: Paths, class_names: Path | None
+    data: Paths,
+    captions: Paths,
+    images: Path | None,
+    split: str,
+    classes: Paths,
+    names: Sequence[str] | None,
 ) -> list[Dataset]:
     from clipsearch_train.evaluation import from_captions, from_class_folders, from_shards
-    from clipsearch_train.evaluation.datasets import read_names
 
-    names = None if class_names is None else read_names(class_names)
     return [
         *(from_shards(data) if data else ()),
         *(from_captions(path, images, split=split) for path in captions or ()),
@@ -125,13 +131,13 @@ def _datasets(
     ]
 
 
-def _labelled(paths: Paths) -> tuple[Dataset, ...]:
-    """Images of classes, in class folders or shards."""
+def _labelled(paths: Paths, names: Sequence[str] | None) -> tuple[Dataset, ...]:
+    """Images of classes, in class folders (which have these names, where there are any) or shards."""
     from clipsearch_train.evaluation import from_class_folders, from_shards
 
     found: list[Dataset] = []
     for path in paths or ():
-        there = [from_class_folders(path)] if path.is_dir() else from_shards([path])
+        there = [from_class_folders(path, names)] if path.is_dir() else from_shards([path])
         labelled = [dataset for dataset in there if dataset.labelled]
         if not labelled:
             raise UsageError(f"{path} holds no images of classes.")

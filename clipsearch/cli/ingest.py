@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipsearch.cli.console import DeviceOption, LibraryOption, amount, progress_bar, say, shown, write_json
+from clipsearch.cli.console import (
+    DeviceOption,
+    LibraryOption,
+    amount,
+    parse_size,
+    progress_bar,
+    say,
+    shown,
+    size,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from clipsearch_indexer.ingest import Progress, Summary
@@ -45,6 +56,17 @@ def index(
     ann: Annotated[
         bool, typer.Option("--ann", help="Also build the approximate index, whatever the size.")
     ] = False,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory",
+            help="What the index may take, as 2GB (default: a quarter of the machine's).",
+            show_default=False,
+        ),
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Index nothing; tell which index the library gets, and why.")
+    ] = False,
     device: DeviceOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the summary as JSON.")] = False,
 ) -> None:
@@ -57,13 +79,17 @@ def index(
     from clipsearch_indexer.ingest import Options
     from clipsearch_indexer.scan import DEFAULT_EXCLUDES
 
+    budget = None if memory is None else parse_size(memory)
+    if plan:
+        _tell_plan(library, budget, as_json)
+        return
     options = Options((*DEFAULT_EXCLUDES, *(exclude or ())), follow_symlinks, workers, batch)
     with Library.open(library, create=True, device=device) as opened:
         fresh = opened.status().model is None
         with reporting() as report:
-            summary = opened.index(folders or [], model=model, options=options, report=report)
+            summary = opened.index(folders or [], model=model, options=options, report=report, memory=budget)
         if ann and not summary.interrupted:
-            opened.build_index()
+            opened.build_index(memory=budget)
         status = opened.status()
     if as_json:
         write_json(as_json_of(summary))
@@ -78,6 +104,23 @@ def index(
         raise KeyboardInterrupt
     if summary.failed or summary.offline:
         raise typer.Exit(1)
+
+
+def _tell_plan(library: Path | None, budget: int | None, as_json: bool) -> None:
+    """The index of a library as it is, and at ten and a hundred times its size."""
+    from clipsearch.api import Library
+
+    with Library.open(library) as opened:
+        plans = [opened.plan_index(budget, growth=growth) for growth in (1, 10, 100)]
+    if as_json:
+        write_json([dataclasses.asdict(plan) for plan in plans])
+        return
+    typer.echo(f"Within {size(plans[0].budget)} of memory (--memory takes another budget):")
+    for plan in plans:
+        typer.echo(f"{plan.vectors:>15,} × {plan.dim}: {plan.name}; {plan.reason}")
+        if plan.params is not None:
+            told = (f"{size(plan.memory)} of memory", f"{size(plan.disk)} on disk")
+            typer.echo(f"{'':>22}{', '.join(told)}, up to {size(plan.building)} while it is built")
 
 
 @contextmanager

@@ -54,10 +54,15 @@ def _index_line(index: dict[str, object]) -> str:
         return "none yet"
     if index["kind"] == "exact":
         return f"exact search of {index['vectors']:,} vectors"
-    recall = index["recall@10"]
+    recall, latency = index["recall@10"], index["latency_ms"]
     assert isinstance(recall, dict)
-    told = ", ".join(f"{kind} {value:.3f}" for kind, value in recall.items())
-    return f"{index['kind']} of {index['covered']:,} of {index['vectors']:,} vectors; recall@10: {told}"
+    assert isinstance(latency, dict)
+    told = ", ".join(
+        f"{kind} {value:.3f}" + (f" in {latency[kind]:.1f} ms" if kind in latency else "")
+        for kind, value in recall.items()
+    )
+    covered = f"{index['covered']:,} of {index['vectors']:,} vectors"
+    return f"{index['key']} of {covered}; recall@10: {told}"
 
 
 def prune(library: LibraryOption = None) -> None:

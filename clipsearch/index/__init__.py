@@ -4,21 +4,27 @@ This package knows vectors and slots, no paths of photos and no SQL. FAISS is im
 """
 
 from clipsearch.index.exact import ExactSearch
-from clipsearch.index.ivfpq import Effort, IvfPq, IvfPqParams, build
-from clipsearch.index.searcher import EXACT_LIMIT, Searcher
+from clipsearch.index.ivfpq import Effort, IvfPq, IvfPqParams, build, extend, has_drifted
+from clipsearch.index.planning import EXACT_LIMIT, IndexPlan, plan_index
+from clipsearch.index.searcher import Searcher
 from clipsearch.index.storage import Loaded, load, save
-from clipsearch.index.tuning import tune
+from clipsearch.index.tuning import tune, tune_and_measure
 
 __all__ = [
     "EXACT_LIMIT",
     "Effort",
     "ExactSearch",
+    "IndexPlan",
     "IvfPq",
     "IvfPqParams",
     "Loaded",
     "Searcher",
     "build",
+    "extend",
+    "has_drifted",
     "load",
+    "plan_index",
     "save",
     "tune",
+    "tune_and_measure",
 ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +32,12 @@ Progress = Callable[[str, int, int], None]
 MIN_ROWS = 256
 """Fewest rows an index is built on: the quantiser learns 256 centroids for each byte of a code."""
 ROWS_PER_ADD = 32_768
+GROWTH = 4
+DRIFT = 1.5
+GRAPH_FROM = 16_384
+"""Lists from which the nearest centroids are found by a graph (HNSW) instead of by comparing with all:
+at 16,384 × 512 that takes about as long as reading the lists."""
+NEIGHBOURS = 32
 PQ_SAMPLE = 65_536
 """256 rows for each of the 256 entries of a codebook: beyond it FAISS samples down itself."""
 
@@ -45,12 +51,14 @@ class IvfPqParams:
         code_bytes: bytes of a code, a divisor of the width; an eighth of the width (64 at 512).
         sample_per_list: random rows a centroid is trained on, 39 to 256.
         rotation_rounds: OPQ iterations; 0 leaves the rotation out.
+        graph: find the lists to read by a graph of their centroids (HNSW).
     """
 
     lists: int | None = None
     code_bytes: int | None = None
     sample_per_list: int = 50
     rotation_rounds: int = 8
+    graph: bool = False
 
     def resolved(self, n: int, dim: int) -> IvfPqParams:
         """The same with nothing left open for `n` rows of width `dim`; `UsageError` where that cannot be."""
@@ -62,7 +70,7 @@ class IvfPqParams:
             raise UsageError(f"codes of {code_bytes} bytes do not divide a width of {dim}")
         if not 39 <= self.sample_per_list <= 256:
             raise UsageError(f"39 to 256 training rows a list are useful, not {self.sample_per_list}")
-        return IvfPqParams(lists, code_bytes, self.sample_per_list, self.rotation_rounds)
+        return replace(self, lists=lists, code_bytes=code_bytes)
 
 
 @dataclass(frozen=True)
@@ -72,12 +80,14 @@ class Effort:
     Attributes:
         probes: lists read.
         spread: candidates re-ranked exactly for each result wanted.
-        recall: share of the true nearest found in tuning; `None` where it was never measured.
+        recall: share of the true nearest found for held-out queries; `None` where it was never measured.
+        latency_ms: median milliseconds of one such query, one at a time; `None` likewise.
     """
 
     probes: int
     spread: int
     recall: float | None = None
+    latency_ms: float | None = None
 
 
 def untuned(lists: int) -> dict[Kind, Effort]:
@@ -96,6 +106,10 @@ class IvfPq:
         covered: rows in it; later rows are the caller's to search.
         built_at: seconds since 1970.
         effort: for each kind of query.
+        trained_on: rows there were when its lists and codes were learnt.
+        imbalance: of its lists then (`imbalance`).
+        mapped: its lists stay on the disk.
+        budget: bytes of memory that it was planned for; 0 where nothing was said.
     """
 
     engine: Any
@@ -104,6 +118,10 @@ class IvfPq:
     covered: int
     built_at: float
     effort: dict[Kind, Effort] = field(default_factory=dict)
+    trained_on: int = 0
+    imbalance: float = 1.0
+    mapped: bool = False
+    budget: int = 0
 
     @property
     def dim(self) -> int:
@@ -127,9 +145,12 @@ class IvfPq:
         `admitted` (sorted, below `covered`) restricts what is returned.
         """
         lib = faiss()
+        probes = min(max(1, probes), self.lists)
         lists = lib.SearchParametersIVF(
-            nprobe=min(max(1, probes), self.lists),
+            nprobe=probes,
             sel=None if admitted is None else selector(admitted, self.covered),
+            # A graph that looks at twice the lists wanted misses few of them.
+            quantizer_params=lib.SearchParametersHNSW(efSearch=2 * probes) if self.params.graph else None,
         )
         if isinstance(self.engine, lib.IndexPreTransform):
             lists = lib.SearchParametersPreTransform(index_params=lists)
@@ -153,7 +174,8 @@ class IvfPq:
 def factory_key(params: IvfPqParams, dim: int) -> str:
     """`params` in the notation of FAISS' index factory, as `OPQ64,IVF4000,PQ64x8`."""
     rotation = f"OPQ{params.code_bytes}," if params.rotation_rounds else ""
-    return f"{rotation}IVF{params.lists},PQ{params.code_bytes}x8"
+    graph = f"_HNSW{NEIGHBOURS}" if params.graph else ""
+    return f"{rotation}IVF{params.lists}{graph},PQ{params.code_bytes}x8"
 
 
 def build(
@@ -178,12 +200,43 @@ def build(
     sample = _sample(vectors, params, seed)
     report("sample", len(sample), len(sample))
     engine = _trained(sample, params, seed, report)
-    for start in range(0, n, ROWS_PER_ADD):
-        stop = min(start + ROWS_PER_ADD, n)
-        engine.add(vectors[start:stop].astype(np.float32))
-        report("add", stop, n)
+    _add(engine, vectors, 0, report)
     assert params.lists is not None
-    return IvfPq(engine, params, seed, n, time.time(), untuned(params.lists))
+    balance = imbalance(engine)
+    return IvfPq(engine, params, seed, n, time.time(), untuned(params.lists), trained_on=n, imbalance=balance)
+
+
+def extend(index: IvfPq, vectors: Vectors, *, progress: Progress | None = None) -> None:
+    """Add the rows of `vectors` that `index` does not cover yet, to the lists and codes that it has.
+
+    An index that others search meanwhile must not be extended: load it anew for this.
+    """
+    _add(index.engine, slot_matrix(vectors), index.covered, progress or (lambda stage, done, total: None))
+    index.covered, index.built_at = len(vectors), time.time()
+
+
+def has_drifted(index: IvfPq, rows: int) -> bool:
+    """Whether lists and codes should be learnt anew for so many rows.
+
+    They were learnt of less than a quarter of them, or what was added since fell into few of the lists, so
+    that a search reads half as much again as it did.
+    """
+    return rows > GROWTH * index.trained_on or imbalance(index.engine) > DRIFT * index.imbalance
+
+
+def imbalance(engine: Any) -> float:
+    """How uneven the lists are: codes that a random row's list has, over the mean (1: all alike).
+
+    FAISS' imbalance factor: lists · Σ sizes² / (Σ sizes)².
+    """
+    return float(inner(engine).invlists.imbalance_factor())
+
+
+def _add(engine: Any, vectors: Vectors, first: int, report: Progress) -> None:
+    for start in range(first, len(vectors), ROWS_PER_ADD):
+        stop = min(start + ROWS_PER_ADD, len(vectors))
+        engine.add(vectors[start:stop].astype(np.float32))
+        report("add", stop, len(vectors))
 
 
 def _sample(vectors: Vectors, params: IvfPqParams, seed: int) -> Floats:
@@ -200,7 +253,8 @@ def _trained(sample: Floats, params: IvfPqParams, seed: int, report: Progress) -
     assert params.lists is not None
     assert params.code_bytes is not None
     dim = sample.shape[1]
-    quantizer = lib.IndexFlatIP(dim)
+    flat = lib.IndexFlatIP(dim)
+    quantizer = lib.IndexHNSWFlat(dim, NEIGHBOURS, lib.METRIC_INNER_PRODUCT) if params.graph else flat
     ivf = lib.IndexIVFPQ(quantizer, dim, params.lists, params.code_bytes, 8, lib.METRIC_INNER_PRODUCT)
     ivf.cp.spherical = True
     ivf.cp.seed = ivf.pq.cp.seed = seed + 1

@@ -19,12 +19,7 @@ from clipsearch.index.checks import (
 from clipsearch.index.exact import ExactSearch
 from clipsearch.index.ivfpq import KINDS, IvfPq, Kind, known_effort
 from clipsearch.index.ordering import best
-
-EXACT_LIMIT = 100_000
-"""Rows up to which every row is compared: an index begins to be worth building beyond it.
-
-Warm, comparing is quick far beyond (4 ms per 100,000 × 512), but it must have all rows in memory: 1 GB per
-million where the index has 72 MB and then reads some hundred rows."""
+from clipsearch.index.planning import EXACT_LIMIT
 
 
 class Searcher:

@@ -171,6 +171,10 @@ def _entry(index: IvfPq, belonging: Belonging, digest: str, size: int) -> dict[s
         "seed": index.seed,
         "effort": {kind: asdict(effort) for kind, effort in index.effort.items()},
         "built_at": index.built_at,
+        "trained_on": index.trained_on,
+        "imbalance": index.imbalance,
+        "mapped": index.mapped,
+        "budget": index.budget,
         "belonging": asdict(belonging),
     }
     return entry | {"check": _check(entry)}
@@ -250,7 +254,8 @@ def _read(file: BufferedReader, entry: dict[str, Any]) -> Loaded:
     try:
         params = IvfPqParams(**entry["params"])
         effort = {kind: Effort(**entry["effort"][kind]) for kind in KINDS if kind in entry["effort"]}
-        engine = lib.read_index(lib.PyCallbackIOReader(_reader(file), BLOCK))
+        mapped = bool(entry.get("mapped"))
+        engine = _mapped(file) if mapped else lib.read_index(lib.PyCallbackIOReader(_reader(file), BLOCK))
         ivf = inner(engine)
         found = (
             engine.d,
@@ -261,12 +266,23 @@ def _read(file: BufferedReader, entry: dict[str, Any]) -> Loaded:
             factory_key(params, engine.d),
         )
         stated = (entry["dim"], entry["covered"], lib.METRIC_INNER_PRODUCT, params.lists, params.code_bytes)
-        index = IvfPq(engine, params, int(entry["seed"]), entry["covered"], float(entry["built_at"]), effort)
+        index = IvfPq(
+            engine, params, int(entry["seed"]), entry["covered"], float(entry["built_at"]), effort,
+            trained_on=int(entry.get("trained_on", entry["covered"])),
+            imbalance=float(entry.get("imbalance", 1.0)), mapped=mapped, budget=int(entry.get("budget", 0)),
+        )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError) as error:
         return Loaded(None, f"the index cannot be used: {type(error).__name__}")
     if found != (*stated, entry.get("key")):
         return Loaded(None, "the index is not what its manifest says")
     return Loaded(index, "")
+
+
+def _mapped(file: BufferedReader) -> Any:
+    """The index with its lists where they lie in the file, which stays mapped though it be replaced."""
+    lib = faiss()
+    # By its descriptor: a file published meanwhile under the same name cannot come between.
+    return lib.read_index(f"/dev/fd/{file.fileno()}", lib.IO_FLAG_MMAP | lib.IO_FLAG_READ_ONLY)
 
 
 def _reader(file: BufferedReader) -> Callable[[int], bytes]:

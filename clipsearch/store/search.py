@@ -68,6 +68,13 @@ class Search:
             values += compared
         return np.sort(self._slots(query, values))
 
+    def captions(self) -> list[str]:
+        """Return the captions that visible images have, each once, in the order of their images."""
+        query = (
+            "SELECT caption FROM images WHERE hidden = 0 AND caption <> '' GROUP BY caption ORDER BY min(id)"
+        )
+        return [caption for (caption,) in self._connection.execute(query)]
+
     def hits(self, space_id: int, slots: Sequence[int]) -> list[Hit]:
         """Return a Hit for each of `slots` that is visible, in the order given; one query per 5,000 slots."""
         images: dict[int, ImageRow] = {}

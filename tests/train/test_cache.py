@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clipsearch.errors import StorageError
-from clipsearch_train.cache import cached_rows, sample_keys
+from clipsearch_train.cache import Report, cached_rows, sample_keys
 from clipsearch_train.data import Sample
 
 
@@ -14,15 +14,23 @@ class Counting:
     def __init__(self, keys: list[str]) -> None:
         self.keys = keys
         self.asked: list[str] = []
+        self.told: list[tuple[str, int, int]] = []
+        self.stop_after = len(keys)
 
-    def __call__(self, rows: list[int]) -> np.ndarray:
+    def report(self, stage: str, done: int, total: int) -> None:
+        self.told.append((stage, done, total))
+
+    def __call__(self, rows: list[int], report: Report) -> np.ndarray:
+        if len(self.asked) >= self.stop_after:
+            raise KeyboardInterrupt
         self.asked += [self.keys[row] for row in rows]
+        report("counting", len(rows), len(rows))
         return np.array([[len(self.keys[row])] for row in rows], dtype=np.float16)
 
 
 def rows(path: Path, keys: list[str]) -> tuple[list[int], list[str]]:
     compute = Counting(keys)
-    out = cached_rows(path, keys, compute)
+    out = cached_rows(path, keys, compute, compute.report)
     return out[:, 0].astype(int).tolist(), compute.asked
 
 
@@ -32,6 +40,17 @@ def test_only_what_is_new_is_computed(tmp_path: Path) -> None:
     assert rows(path, ["ccc", "a"]) == ([3, 1], [])
     assert rows(path, ["dddd", "bb"]) == ([4, 2], ["dddd"])
     assert rows(path, ["a", "bb", "ccc", "dddd"]) == ([1, 2, 3, 4], [])
+
+
+def test_an_interruption_keeps_what_was_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipsearch_train.cache.AT_A_TIME", 2)
+    path, keys = tmp_path / "text", ["a", "bb", "ccc", "dddd", "eeeee"]
+    first = Counting(keys)
+    first.stop_after = 4
+    with pytest.raises(KeyboardInterrupt):
+        cached_rows(path, keys, first, first.report)
+    assert first.told == [("counting", 2, 5), ("counting", 4, 5)], "parts are told as parts of the whole"
+    assert rows(path, keys) == ([1, 2, 3, 4, 5], ["eeeee"])
 
 
 @pytest.mark.parametrize("suffix", [".json", ".npy"])

@@ -197,6 +197,35 @@ def test_a_library_is_trained_on(tmp_path: Path) -> None:
     assert (nothing.returncode, "Name a recipe and its data" in nothing.stderr) == (2, True), nothing.stderr
 
 
+def test_torchrun_trains_one_model_with_two_processes(recipe: Path, colours: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    command = [
+        sys.executable,
+        "-m",
+        "clipsearch",
+        "train",
+        recipe,
+        "--data",
+        colours,
+        "--out",
+        out,
+        "--smoke",
+    ]
+    done = subprocess.run(
+        [sys.executable, *torchrun, *map(str, command)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    with (out / "log.csv").open(newline="") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["1", "2"], "one process writes"
+    assert json.loads((out / "environment.jsonl").read_text())["processes"] == 2
+    assert load_folder(out / "model").model.config.embed_dim == 32
+
+
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["mini", "mini-image"])
 def test_mini_smoke(shared: Path, tmp_path: Path, name: str) -> None:

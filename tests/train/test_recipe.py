@@ -19,6 +19,11 @@ def test_every_recipe_reads_and_says_its_command(path: Path) -> None:
     smoke = recipe.smoke()
     assert smoke.optim.steps == 2
     assert smoke.model == recipe.model
+    assert smoke.optim.batch == 8
+    for processes in (2, 3):
+        dealt = recipe.smoke(processes)
+        assert dealt.optim.batch % (processes * dealt.compute.accumulate) == 0
+        assert dealt.optim.batch < 24
 
 
 def test_the_paper_s_recipes_have_the_paper_s_numbers() -> None:

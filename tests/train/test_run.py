@@ -1,16 +1,20 @@
 import csv
+import functools
 import json
 import resource
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from clipsearch.encoder import load_model
 from clipsearch.errors import StorageError, TrainingError, UsageError
+from clipsearch.weights import load_folder
 from clipsearch_train.batches import BatchSource
 from clipsearch_train.data import read_shards
 from clipsearch_train.recipe import load_recipe
@@ -66,6 +70,65 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(
     assert len(losses(tmp_path / "whole")) == 6
     after = resumed.model.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in whole.model.state_dict().items())
+
+
+def test_a_run_draws_its_course(colours: Path, tmp_path: Path, make_recipe: Callable[..., Any]) -> None:
+    run(make_recipe(), colours, tmp_path / "out")
+    with Image.open(tmp_path / "out" / "plots.png") as plots:
+        assert plots.format == "PNG"
+        assert len(set(plots.convert("L").tobytes())) > 16, "not an empty page"
+
+
+def test_what_is_saved_is_the_average_of_the_weights(
+    colours: Path, tmp_path: Path, make_recipe: Callable[..., Any]
+) -> None:
+    recipe = make_recipe()
+    recipe = replace(recipe, optim=replace(recipe.optim, ema=0.5, lr=1e-2))
+    passed: list[torch.Tensor] = []
+
+    def report(stage: str, done: int, total: int, detail: str = "") -> None:
+        if stage == "training":
+            passed.append(trainer.model.text_projection.detach().clone())
+
+    trainer = Trainer(recipe, colours, tmp_path / "out", report)
+    wanted = trainer.model.text_projection.detach().clone()
+    trainer.train()
+    assert len(passed) == 6
+    for step, weights in enumerate(passed):
+        decay = min(0.5, (1 + step) / (10 + step))
+        wanted = decay * wanted + (1 - decay) * weights
+    saved = load_folder(tmp_path / "out" / "model").model.text_projection
+    apart = (saved - wanted).abs().max()
+    assert apart < 1e-3 * wanted.abs().max(), "to half precision"
+    assert (saved - passed[-1]).abs().max() > 3 * apart, "not the last weights"
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch asks itself
+def test_compiled_towers_learn_the_same(
+    colours: Path, tmp_path: Path, make_recipe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced and run by torch's own back end: compiling C++ would take minutes and test torch."""
+    compiled: list[str] = []
+    compile_module, compile_function = torch.nn.Module.compile, torch.compile
+
+    def traced(module: torch.nn.Module, **settings: Any) -> None:
+        compiled.append(type(module).__name__)
+        compile_module(module, backend="aot_eager", **settings)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    monkeypatch.setattr(torch, "compile", functools.partial(compile_function, backend="aot_eager"))
+    recipe = make_recipe()
+    plain = run(recipe, colours, tmp_path / "plain")
+    recipe = replace(recipe, compute=replace(recipe.compute, compile=True))
+    towers = run(recipe, colours, tmp_path / "compiled")
+    assert compiled == ["VisionTransformer", "Transformer"]
+    for (step, ours), (_, wanted) in zip(
+        losses(tmp_path / "compiled"), losses(tmp_path / "plain"), strict=True
+    ):
+        assert float(ours) == pytest.approx(float(wanted), rel=1e-3), step
+    after = towers.model.state_dict()
+    assert after.keys() == plain.model.state_dict().keys()
+    assert load_model(tmp_path / "compiled" / "model").encode_text(["a red square"]).shape == (1, 32)
 
 
 def test_log_rows_behind_the_checkpoint_are_cut(

@@ -159,7 +159,7 @@ def test_without_its_model_a_library_can_still_be_looked_through(
 
 
 def test_names_and_captions_are_never_markup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from conftest import build_library, save
+    from tests.ui.conftest import build_library, save
 
     evil = "<img src=x onerror=alert(1)> **bold** [a](http:x) :red[b] $x$"
     folder = tmp_path / "evil"

@@ -22,6 +22,7 @@ from clipsearch_train.data import Sample
 from clipsearch_train.frozen import FrozenTrunk
 from clipsearch_train.start import begin
 from clipsearch_train.targets import Targets
+from clipsearch_train.vision_teacher import VisionTeacher
 
 Report = Callable[[str, int, int], None]
 
@@ -69,7 +70,7 @@ def make_model(
     tokenizer: ClipTokenizer,
     loaded: LoadedModel | None,
     targets: Targets | None,
-    teacher: ClipTeacher | None,
+    teacher: ClipTeacher | VisionTeacher | None,
     report: Report,
 ) -> Clip:
     """A model to train, at the weights that the recipe begins with.
@@ -108,11 +109,18 @@ def make_frozen(
             'start: image = "head" is for image towers made of a trunk and a projection, as `mini` has; lock '
             'the whole tower with image = "lock".'
         )
-    kept = cache / f"trunk-{loaded.fingerprint[:16]}"
+    kept = cache / f"trunk-{loaded.fingerprint[:16]}-{loaded.preprocess.size}"
     return FrozenTrunk(tower.trunk, loaded.preprocess, samples, config.frozen, kept, report)
 
 
-def make_views(preprocess: Preprocess, teacher: ClipTeacher | None) -> Views:
+def make_teacher(config: recipes.Recipe, data: Path) -> ClipTeacher | VisionTeacher | None:
+    """The teacher of [distill]. Raises ModelNotFound, ModelInvalid, TrainingError, MissingExtra."""
+    if config.distill is None:
+        return None
+    return VisionTeacher(config.distill, data) if config.distill.image else ClipTeacher(config.distill)
+
+
+def make_views(preprocess: Preprocess, teacher: ClipTeacher | VisionTeacher | None) -> Views:
     """What a batch shows of its images: the student's view, and a teacher's where that is of another size."""
     size = None if teacher is None else teacher.preprocess.size
     return Views(preprocess.size, None if size == preprocess.size else size, preprocess.squash)

@@ -23,6 +23,7 @@ from clipsearch_train import recipe as recipes
 from clipsearch_train.corpus import say
 from clipsearch_train.data import Sample
 from clipsearch_train.frozen import TrunkViews
+from clipsearch_train.kinds import kinds, members
 from clipsearch_train.loss import contrastive_loss
 
 Report = Callable[[str, int, int], None]
@@ -44,6 +45,7 @@ class Projections(nn.Module):
         self.text = _perceptron(text_dim, embed_dim, config)
         self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
         self.class_scale = nn.Parameter(torch.tensor(math.log(20.0)))
+        self.kind_scale = nn.Parameter(torch.tensor(math.log(20.0)))
 
     def embed_images(self, features: Tensor) -> Tensor:
         """(N, image_dim) -> (N, E) unit rows."""
@@ -68,7 +70,8 @@ def _perceptron(features: int, embed_dim: int, config: recipes.Bridge) -> nn.Seq
 class TeacherSpace:
     """Teacher features of every sample and every text, and who says what.
 
-    `row_of` finds a text's row; `class_rows` lists the rows of each class's names and prompts;
+    `row_of` finds a text's row; `class_rows` lists the rows of each class's names and prompts, `kind_rows`
+    those of each kind of each group of `clipsearch_train.kinds`;
     `class_logits` are the image teacher's opinions of each sample, `views` more looks at some of them.
     """
 
@@ -78,6 +81,7 @@ class TeacherSpace:
     text_features: Tensor
     row_of: dict[str, int]
     class_rows: Sequence[Sequence[int]]
+    kind_rows: Sequence[Sequence[Sequence[int]]] = ()
     views: TrunkViews | None = None
 
     def look(self, rows: npt.NDArray[np.int64], rng: np.random.Generator) -> Tensor:
@@ -88,7 +92,7 @@ class TeacherSpace:
 
 
 def fit(space: TeacherSpace, config: recipes.Recipe, report: Report) -> Projections:
-    """Train the projections: captions and labels contrastively, class opinions by their KL divergence.
+    """Train the projections: captions and labels contrastively, opinions by their KL divergence.
 
     Raises TrainingError where no sample has a caption.
     """
@@ -113,8 +117,7 @@ def fit(space: TeacherSpace, config: recipes.Recipe, report: Report) -> Projecti
         if settings.label_weight and len(labelled):
             chosen = _some(labelled, min(size, len(labelled)), how_often, rng)
             loss = loss + settings.label_weight * _caption_loss(bridge, space, chosen, config, rng)
-        if settings.class_weight and space.class_rows:
-            loss = loss + settings.class_weight * _class_loss(bridge, space, size, rng)
+        loss = loss + _opinion_loss(bridge, space, size, settings, rng)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -157,11 +160,37 @@ def _caption_loss(
     )
 
 
-def _class_loss(bridge: Projections, space: TeacherSpace, size: int, rng: np.random.Generator) -> Tensor:
+def _opinion_loss(
+    bridge: Projections, space: TeacherSpace, size: int, settings: recipes.Bridge, rng: np.random.Generator
+) -> Tensor:
+    """What the image teacher thinks of any samples, in the words of classes and of kinds."""
     rows = rng.integers(len(space.samples), size=size)
-    prompts = torch.tensor([names[int(rng.integers(len(names)))] for names in space.class_rows])
-    classes = bridge.embed_texts(space.text_features[prompts])
-    images = bridge.embed_images(space.look(rows, rng))
-    logits = bridge.class_scale.exp().clamp(max=100) * images @ classes.T
-    opinions = space.class_logits[rows][:, : len(space.class_rows)].softmax(dim=1)
-    return F.kl_div(logits.log_softmax(dim=1), opinions, reduction="batchmean")
+    images, logits = bridge.embed_images(space.look(rows, rng)), space.class_logits[rows]
+    loss = torch.zeros(())
+    if settings.class_weight and space.class_rows:
+        wanted = logits[:, : len(space.class_rows)].softmax(dim=1)
+        guessed = _log_shares(bridge, space, images, space.class_rows, bridge.class_scale, rng)
+        loss = loss + settings.class_weight * F.kl_div(guessed, wanted, reduction="batchmean")
+    for group, kind_rows in zip(kinds(), space.kind_rows, strict=False):  # none where they are not wanted
+        shares = logits.softmax(dim=1) @ members(group)
+        # What belongs to no kind of the group counts for nothing.
+        mass = shares.sum(dim=1, keepdim=True)
+        guessed = _log_shares(bridge, space, images, kind_rows, bridge.kind_scale, rng)
+        distance = F.kl_div(guessed, shares / mass.clamp(min=1e-6), reduction="none").sum(dim=1)
+        loss = loss + settings.kind_weight * (mass[:, 0] * distance).mean()
+    return loss
+
+
+def _log_shares(
+    bridge: Projections,
+    space: TeacherSpace,
+    images: Tensor,
+    named: Sequence[Sequence[int]],
+    scale: Tensor,
+    rng: np.random.Generator,
+) -> Tensor:
+    """How the images (N, E) fall to K things, each under a random one of its names: log shares (N, K)."""
+    prompts = torch.tensor([rows[int(rng.integers(len(rows)))] for rows in named])
+    texts = bridge.embed_texts(space.text_features[prompts])
+    logits: Tensor = scale.exp().clamp(max=100) * images @ texts.T
+    return logits.log_softmax(dim=1)

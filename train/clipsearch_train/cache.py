@@ -15,20 +15,31 @@ from clipsearch.durable import make_directory, replace, replacing
 from clipsearch_train.data import Sample
 
 Rows = npt.NDArray[np.float16]
+Report = Callable[[str, int, int], None]
+# Rows computed between two writes: what an interruption loses at most.
+AT_A_TIME = 8192
 
 
-def cached_rows(path: Path, keys: Sequence[str], compute: Callable[[list[int]], Rows]) -> Rows:
+def cached_rows(
+    path: Path, keys: Sequence[str], compute: Callable[[list[int], Report], Rows], report: Report
+) -> Rows:
     """Rows of float16 for `keys`, in order; `compute` is given the indices of keys not yet in the cache.
 
+    It is given some at a time, and what it reports is passed on as part of all there is to compute.
     Two files: `<path>.json` (the keys) and `<path>.npy` (their rows). A damaged pair, or one whose lengths
     disagree, as an interruption between the two writes leaves them, is computed anew.
     """
     names, values = path.with_suffix(".json"), path.with_suffix(".npy")
     known, rows = _read(names, values)
     missing = [index for index, key in enumerate(keys) if key not in known]
-    if missing:
-        fresh = compute(missing)
-        known |= {keys[index]: len(known) + place for place, index in enumerate(missing)}
+    for start in range(0, len(missing), AT_A_TIME):
+        part = missing[start : start + AT_A_TIME]
+
+        def told(stage: str, done: int, _: int, before: int = start) -> None:
+            report(stage, before + done, len(missing))
+
+        fresh = compute(part, told)
+        known |= {keys[index]: len(known) + place for place, index in enumerate(part)}
         rows = fresh if rows is None else np.concatenate([rows, fresh])
         _write(names, values, list(known), rows)
     assert rows is not None

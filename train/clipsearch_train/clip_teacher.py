@@ -27,19 +27,30 @@ from clipsearch_train.loss import cosine_distance
 
 @dataclass(frozen=True)
 class Distill:
-    """A CLIP teacher by name or folder, and the weights of what is learnt from it.
+    """A teacher, and the weights of what is learnt from it.
 
-    `features` weighs one minus the cosine between the student's features and the teacher's, through a learnt
-    projection where their sizes differ; `similarity` the KL divergence of the batch's similarities.
+    It is the CLIP `model`, by name or folder, or the network `image`, which knows images alone: the ONNX file
+    of a MobileNet-EdgeTPU below the data folder, which looks at `image_size` pixels. `features` weighs one
+    minus the cosine between the student's features and the teacher's, through a learnt projection where
+    their sizes differ; `similarity` the KL divergence of the batch's similarities, which takes a CLIP model.
     """
 
-    model: str
+    model: str = ""
+    image: str = ""
+    image_size: int = 224
     features: float = 1.0
     similarity: float = 1.0
 
 
 def check_distill(distill: Distill, where: str) -> None:
-    """Raise UsageError for weights that are no weights."""
+    """Raise UsageError for weights that are no weights, and unless there is exactly one teacher."""
+    if bool(distill.model) == bool(distill.image):
+        raise UsageError(
+            f"{where}: distill: name one teacher: `model`, a CLIP model, or `image`, the ONNX file of an "
+            "image network below --data."
+        )
+    if distill.image and distill.image_size < 32:
+        raise UsageError(f"{where}: distill: image_size must be 32 at least, not {distill.image_size}.")
     for key in ("features", "similarity"):
         if not 0 <= getattr(distill, key) < float("inf"):
             raise UsageError(

@@ -21,6 +21,11 @@ from clipsearch_train.compute import pick_device
 _PATIENCE = timedelta(hours=6)
 
 
+def asked_processes() -> int:
+    """How many processes torchrun started: 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @dataclass(frozen=True)
 class World:
     """This process's number among `size`, and where it computes.
@@ -40,7 +45,7 @@ class World:
         CUDA devices talk through NCCL, CPUs through gloo. Raises UsageError for a device that is not here,
         more processes than GPUs, or half an environment.
         """
-        size = int(os.environ.get("WORLD_SIZE", "1"))
+        size = asked_processes()
         if size == 1:
             return cls(pick_device(device))
         chosen = pick_device(device)

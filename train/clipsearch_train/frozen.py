@@ -125,7 +125,8 @@ class FrozenTrunk:
         features = cached_rows(
             cache,
             [view.key(keys) for view in views],
-            lambda wanted: self._look([(samples[views[k].row], views[k]) for k in wanted], report),
+            lambda wanted, told: self._look([(samples[views[k].row], views[k]) for k in wanted], told),
+            report,
         )
         self.views = TrunkViews(features, [view.row for view in views], settings.dropout)
 

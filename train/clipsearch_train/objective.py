@@ -29,6 +29,7 @@ from clipsearch_train.loss import (
     softmax_loss,
 )
 from clipsearch_train.targets import Targets
+from clipsearch_train.vision_teacher import VisionTeacher
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Objective:
         samples: Sequence[Sample],
         targets: Targets | None,
         world: World,
-        teacher: ClipTeacher | None = None,
+        teacher: ClipTeacher | VisionTeacher | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.recipe, self.world, self._dtype = recipe, world, dtype
@@ -95,9 +96,9 @@ class Objective:
         return terms
 
     def _looked(
-        self, teacher: ClipTeacher, pixels_NYXC: npt.NDArray[np.uint8], texts: list[str]
+        self, teacher: ClipTeacher | VisionTeacher, pixels_NYXC: npt.NDArray[np.uint8], texts: list[str]
     ) -> tuple[Tensor, Tensor]:
-        """What a CLIP teacher sees, in the precision of the run."""
+        """What a teacher sees, in the precision of the run."""
         with autocast(self.world.device, self._dtype):
             return teacher.look(pixels_NYXC, texts or [""], self.world.device)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from clipsearch.errors import UsageError
 from clipsearch_train import recipe as recipes
 from clipsearch_train.data import Sample, ShardReport
+from clipsearch_train.distributed import asked_processes
 from clipsearch_train.from_library import library_samples, own_photos_recipe
 from clipsearch_train.recipe import load_recipe
 
@@ -41,7 +42,7 @@ def plan_run(recipe: Path | None, data: Path | None, library: Path | None, *, sm
         assert recipe is not None
         assert data is not None
         loaded = load_recipe(recipe)
-        return Run(loaded.smoke() if smoke else loaded, data, None)
+        return Run(loaded.smoke(asked_processes()) if smoke else loaded, data, None)
     samples, report = library_samples(library)
     loaded = own_photos_recipe(library, len(samples)) if recipe is None else load_recipe(recipe)
     if data is None:
@@ -51,5 +52,5 @@ def plan_run(recipe: Path | None, data: Path | None, library: Path | None, *, sm
         )
         loaded = dataclasses.replace(loaded, data=settings)
     if smoke:
-        return Run(loaded.smoke(), data or Path(), (samples[:SMOKE_SAMPLES], report))
+        return Run(loaded.smoke(asked_processes()), data or Path(), (samples[:SMOKE_SAMPLES], report))
     return Run(loaded, data or Path(), (samples, report))

@@ -47,7 +47,11 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Bridge:
-    """Sizes and schedule of the projections that give the teachers a common space."""
+    """Sizes and schedule of the projections that give the teachers a common space.
+
+    They learn from captions, from labels, from the image teacher's opinion of each class and, by
+    `kind_weight`, of the general words that cover several classes (`clipsearch_train.kinds`).
+    """
 
     hidden: int = 1024
     dropout: float = 0.4
@@ -57,6 +61,7 @@ class Bridge:
     weight_decay: float = 0.1
     label_weight: float = 0.5
     class_weight: float = 0.5
+    kind_weight: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -97,14 +102,16 @@ class Recipe:
     checkpoint_minutes: float = 5.0
     eval_every: int = 500
 
-    def smoke(self) -> Recipe:
-        """The same recipe cut down to a few steps, to see that it runs."""
+    def smoke(self, processes: int = 1) -> Recipe:
+        """The same recipe cut down to two steps of about eight samples, to see that it runs."""
+        accumulate = min(self.compute.accumulate, 2)
+        shares = processes * accumulate
         return dataclasses.replace(
             self,
             optim=dataclasses.replace(
                 self.optim,
                 steps=2,
-                batch=8,
+                batch=shares * math.ceil(8 / shares),
                 extra_texts=min(self.optim.extra_texts, 8),
                 warmup=1,
                 cooldown=min(self.optim.cooldown, 1),
@@ -113,7 +120,7 @@ class Recipe:
             bag=None if self.bag is None else dataclasses.replace(self.bag, epochs=1, batch=64),
             data=dataclasses.replace(self.data, limit=16),
             loss=dataclasses.replace(self.loss, bank=min(self.loss.bank, 16)),
-            compute=dataclasses.replace(self.compute, accumulate=min(self.compute.accumulate, 2)),
+            compute=dataclasses.replace(self.compute, accumulate=accumulate),
         )
 
 
@@ -151,6 +158,7 @@ def _check_values(recipe: Recipe, where: str) -> None:
         "loss: text_distill": (recipe.loss.text_distill, 0),
         "loss: bank": (recipe.loss.bank, 0),
         "bridge: epochs": (recipe.bridge.epochs, 1),
+        "bridge: kind_weight": (recipe.bridge.kind_weight, 0),
         "eval_every": (recipe.eval_every, 1),
         "seed": (recipe.seed, 0),
     }

@@ -40,7 +40,8 @@ class Data:
     be from a square, `low_res` the share of images that are first shrunk to 24–96 px, so that small and
     blurred pictures keep their meaning; `grayscale` the share without colour, `jitter` how far brightness,
     contrast and saturation may go. `templates` make captions of labels; `one_sentence` is how often only one
-    sentence of a caption is said, `drop_words` the share of its words that is left out.
+    sentence of a caption is said, `drop_words` the share of its words that is left out. With `kinds` a sample
+    is also labelled with the general words for its labels (`clipsearch_train.kinds`).
     """
 
     train: tuple[str, ...] = ("train/*.tar*",)
@@ -57,6 +58,7 @@ class Data:
     templates: tuple[str, ...] = ("a photo of a {}",)
     one_sentence: float = 0.0
     drop_words: float = 0.0
+    kinds: bool = False
     min_crop: float = 0.9
     max_aspect: float = 1.0
     flip: bool = False

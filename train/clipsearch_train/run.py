@@ -18,12 +18,18 @@ from clipsearch.errors import StorageError
 from clipsearch.model import Clip
 from clipsearch.weights import save_folder
 from clipsearch_train import recipe as recipes
-from clipsearch_train.assembly import make_frozen, make_model, make_preprocess, make_tokenizer, make_views
+from clipsearch_train.assembly import (
+    make_frozen,
+    make_model,
+    make_preprocess,
+    make_teacher,
+    make_tokenizer,
+    make_views,
+)
 from clipsearch_train.batches import BatchSource
 from clipsearch_train.best import check_sources, compared, overall
 from clipsearch_train.card import Results, write_card
 from clipsearch_train.checkpoint import State, load_checkpoint, save_checkpoint
-from clipsearch_train.clip_teacher import ClipTeacher
 from clipsearch_train.compute import check_share, compile_towers, pick_precision
 from clipsearch_train.data import Sample, ShardReport, find_shards
 from clipsearch_train.distributed import World
@@ -93,7 +99,7 @@ class Trainer:
             loaded = None if recipe.start is None else load_start(recipe.start)
             frozen = make_frozen(recipe, loaded, self.samples, out / "cache", report)
             corpus = self._targets(data, frozen)
-            teacher = None if recipe.distill is None else ClipTeacher(recipe.distill)
+            teacher = make_teacher(recipe, data)
             texts = itertools.chain(corpus, source.texts())
             self.tokenizer = make_tokenizer(recipe, loaded, texts, out / "tokenizer.json")
         self.preprocess = make_preprocess(recipe, loaded)

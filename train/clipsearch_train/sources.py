@@ -18,6 +18,7 @@ from clipsearch_train import recipe as recipes
 from clipsearch_train.chunks import UNTOLD, Chunk, held_chunks, index_shards
 from clipsearch_train.data import Sample, ShardReport, find_shards, read_shards
 from clipsearch_train.folders import read_folder
+from clipsearch_train.kinds import broadened
 from clipsearch_train.order import Epochs, Pool, PooledEpochs, PooledResampled, Resampled
 
 Report = Callable[[str, int, int], None]
@@ -87,6 +88,7 @@ class StreamSource:
         weights = source_weights(self.counts, config.data)
         self._chunks = [chunk for chunk in chunks if weights[chunk.source] > 0]
         sizes = [chunk.count for chunk in self._chunks]
+        self._worded = broadened if config.data.kinds else _as_it_is
         self._batch = config.optim.batch
         require_batch(sum(sizes), self._batch)
         self._first = [0, *itertools.accumulate(sizes)]
@@ -127,7 +129,7 @@ class StreamSource:
     def _load(self, numbers: Sequence[int]) -> Drawn:
         load = functools.lru_cache(maxsize=None)(lambda number: self._chunks[number].load())
         return [
-            (self._first[number] + place, sample)
+            (self._first[number] + place, self._worded(sample))
             for number in numbers
             for place, sample in enumerate(load(number))
         ]
@@ -135,13 +137,17 @@ class StreamSource:
     def texts(self) -> Iterator[str]:
         """The captions and labels of chunks taken at random, about 200,000."""
         order = np.random.default_rng(0).permutation(len(self._chunks)).tolist()
-        samples = (sample for number in order for sample in self._chunks[number].load())
+        samples = (self._worded(sample) for number in order for sample in self._chunks[number].load())
         texts = (text for sample in samples for text in (*sample.captions, *sample.labels))
         return itertools.islice(texts, TOKENIZER_TEXTS)
 
     def close(self) -> None:
         """Stop reading ahead."""
         self._reader.shutdown(wait=False, cancel_futures=True)
+
+
+def _as_it_is(sample: Sample) -> Sample:
+    return sample
 
 
 def source_weights(counts: Counter[str], data: recipes.Data) -> dict[str, float]:
@@ -196,6 +202,8 @@ def open_source(
         skips.add(left_out)
     if not untold:
         samples = _told(samples, skips)
+    if settings.kinds:
+        samples = [broadened(sample) for sample in samples]
     samples, held = hold_out(samples, settings.hold_out)
     skips.samples = len(samples)
     return MemorySource(samples, skips, config), held

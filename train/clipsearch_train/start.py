@@ -20,6 +20,7 @@ from clipsearch.model import Clip, ClipConfig, ModifiedResNet, VisionTransformer
 from clipsearch.weights import LoadedModel, load_folder
 from clipsearch.zoo import resolve
 from clipsearch_train.lora import adapt
+from clipsearch_train.resolution import at_resolution
 
 MODES = ("train", "lock", "new")
 IMAGE_MODES = (*MODES, "head")
@@ -33,7 +34,8 @@ class Start:
     projection behind it new (`clipsearch_train.frozen`). The last `image_blocks` and `text_blocks` blocks of
     a locked tower, and what comes behind them, learn all the same. With `lora_rank` towers that train keep
     their weights and learn adapters of that rank, scaled by `lora_alpha` / rank. A new text tower learns a
-    tokenizer of its own unless `keep_tokenizer`.
+    tokenizer of its own unless `keep_tokenizer`. `image_size` is the edge in pixels at which its image tower
+    looks from now on; 0 leaves it as it is.
     """
 
     model: str
@@ -44,6 +46,7 @@ class Start:
     lora_rank: int = 0
     lora_alpha: float = 16.0
     keep_tokenizer: bool = False
+    image_size: int = 0
 
 
 def check_start(start: Start, where: str) -> None:
@@ -61,6 +64,11 @@ def check_start(start: Start, where: str) -> None:
             )
     if start.image == start.text == "new":
         raise UsageError(f"{where}: start: with both towers new nothing starts there; leave [start] out.")
+    if start.image_size < 0 or (start.image_size and start.image == "new"):
+        raise UsageError(
+            f"{where}: start: image_size is the resolution of the start model's image tower; that of a new "
+            "one stands in model: vision."
+        )
     if start.lora_rank < 0 or not 0 < start.lora_alpha < float("inf"):
         raise UsageError(f"{where}: start: lora_rank must not be negative and lora_alpha be above 0.")
     if start.lora_rank and "train" not in (start.image, start.text):
@@ -77,8 +85,12 @@ def is_whole(start: Start | None) -> bool:
 
 
 def load_start(start: Start) -> LoadedModel:
-    """The model of a start. Raises ModelNotFound, ModelInvalid."""
-    return load_folder(resolve(start.model).folder)
+    """The model of a start, at its resolution.
+
+    Raises ModelNotFound, ModelInvalid, UsageError for a resolution that the model cannot have.
+    """
+    loaded = load_folder(resolve(start.model).folder)
+    return at_resolution(loaded, start.image_size) if start.image_size else loaded
 
 
 def start_sizes(start: Start, asked: ClipConfig, given: Mapping[str, Any], where: str) -> ClipConfig:

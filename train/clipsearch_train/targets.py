@@ -20,6 +20,7 @@ from clipsearch_train.cache import cached_rows, sample_keys
 from clipsearch_train.corpus import in_many_words, read_names, read_texts, texts_of, widen
 from clipsearch_train.data import Sample, find_shards
 from clipsearch_train.frozen import FrozenTrunk
+from clipsearch_train.kinds import kinds, words_of_kinds
 from clipsearch_train.teachers import (
     ImageTeacher,
     imagenet_classes,
@@ -112,13 +113,15 @@ def prepare_targets(
     embedded = cached_rows(
         cache / "text",
         corpus,
-        lambda rows: sentence_embeddings(settings.text, [corpus[row] for row in rows], report),
+        lambda rows, told: sentence_embeddings(settings.text, [corpus[row] for row in rows], told),
+        report,
     )
     features = (
         cached_rows(
             cache / f"image-{settings.image_size}",
             sample_keys(samples),
-            lambda rows: teacher.features([samples[row] for row in rows], report),
+            lambda rows, told: teacher.features([samples[row] for row in rows], told),
+            report,
         )
         if frozen is None
         else frozen.views.plain
@@ -131,6 +134,7 @@ def prepare_targets(
         torch.from_numpy(embedded).float(),
         texts.row_of,
         texts.class_rows,
+        texts.kind_rows,
         None if frozen is None else frozen.views,
     )
     bridge = fit(space, recipe, report)
@@ -154,11 +158,12 @@ def prepare_targets(
 
 @dataclass(frozen=True)
 class _Texts:
-    """The texts that have a target; where each stands; where each class's names and prompts stand."""
+    """The texts that have a target; where each stands, and those that name classes and kinds."""
 
     corpus: list[str]
     row_of: dict[str, int]
     class_rows: list[list[int]]
+    kind_rows: list[list[list[int]]]
 
 
 def _corpus(recipe: recipes.Recipe, data: Path, samples: Sequence[Sample]) -> _Texts:
@@ -169,24 +174,26 @@ def _corpus(recipe: recipes.Recipe, data: Path, samples: Sequence[Sample]) -> _T
     classes = (imagenet_classes() if settings.classes else [])[:limit]
     words = teacher_vocabulary(settings.text)[:limit]
     names = [name for names, _ in classes for name in names]
+    general = words_of_kinds() if recipe.bridge.kind_weight else []
     texts = [*texts_of(samples, templates), *lines, *(definition for _, definition in classes)]
-    texts += [text for name in names for text in (name, *(t.format(name) for t in templates))]
+    texts += [text for name in [*names, *general] for text in _spoken(name, templates)]
     texts += widen([*lines, *(c for s in samples for c in s.captions[:1])], words, templates, rng)
     if settings.names:
         named = [*read_names(find_shards(data, (settings.names,))), *names]
         texts += in_many_words(list(dict.fromkeys(named))[:limit], rng)
     corpus = list(dict.fromkeys(texts))
     row_of = {text: row for row, text in enumerate(corpus)}
-    return _Texts(corpus, row_of, _class_rows(classes, templates, row_of))
+
+    def rows(names: Sequence[str]) -> list[int]:
+        return [row_of[text] for name in names for text in _spoken(name, templates)]
+
+    class_rows = [rows(names) for names, _ in classes]
+    kind_rows = [[rows(kind.words) for kind in group] for group in (kinds() if general else ())]
+    return _Texts(corpus, row_of, class_rows, kind_rows)
 
 
-def _class_rows(
-    classes: Sequence[tuple[list[str], str]], templates: Sequence[str], row_of: dict[str, int]
-) -> list[list[int]]:
-    return [
-        [row_of[text] for name in names for text in (name, *(t.format(name) for t in templates))]
-        for names, _ in classes
-    ]
+def _spoken(name: str, templates: Sequence[str]) -> list[str]:
+    return [name, *(template.format(name) for template in templates)]
 
 
 def _score_bridge(

@@ -45,13 +45,18 @@ class ImageTeacher:
         self._head = torch.from_numpy(weight[1:, :, 0, 0]), torch.from_numpy(bias[1:])
         self.preprocess = Preprocess(size, TEACHER_MEAN, TEACHER_STD)
 
-    @torch.inference_mode()
-    def features(self, samples: Sequence[Sample], report: Report, batch: int = 64) -> npt.NDArray[np.float16]:
-        """Pooled features of samples: float16 (n, 1280). A corrupt image gets a row of zeros."""
-        trunk = MobileNetEdgeTPU().eval()
+    def inference_trunk(self) -> MobileNetEdgeTPU:
+        """The network up to its pooled features, exactly as it was trained."""
+        trunk = MobileNetEdgeTPU().eval().requires_grad_(False)
         trunk.load_state_dict(self.trunk.state_dict())
         trunk.blocks[0][0].__class__ = _LinearStage  # type: ignore[index]
         trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return trunk
+
+    @torch.inference_mode()
+    def features(self, samples: Sequence[Sample], report: Report, batch: int = 64) -> npt.NDArray[np.float16]:
+        """Pooled features of samples: float16 (n, 1280). A corrupt image gets a row of zeros."""
+        trunk = self.inference_trunk()
         rows = np.zeros((len(samples), trunk.num_features), np.float16)
         with ThreadPoolExecutor(1) as pool, torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bf16()):
             pending = pool.submit(self._pixels, samples[:batch])

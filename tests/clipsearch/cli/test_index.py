@@ -200,3 +200,40 @@ def test_photos_that_exist_for_real(real, shared, tiny_model):
     done = json.loads(real("index", shared / "photos", "--model", tiny_model / "tiny", "--json").stdout)
     assert done["new"] > 200
     assert done["failed"] == []
+
+
+def test_the_plan_of_a_library(commands, tmp_path):
+    assert "There is no library" in commands.error("index", "--plan", code=4)
+    fakes.write(tmp_path / "photos" / "red.png", (255, 0, 0))
+    commands("index", tmp_path / "photos")
+    told = commands("index", "--plan", "--memory", "2 GB").stdout
+    assert told.startswith("Within 2.0 GB of memory")
+    assert told.count("exact search") == 3
+    assert [plan["vectors"] for plan in json.loads(commands("index", "--plan", "--json").stdout)] == [
+        1,
+        10,
+        100,
+    ]
+    assert "is no size; write 500MB or 2GB" in commands.error("index", "--plan", "--memory", "much", code=2)
+    assert "is no size" in commands.error("index", "--memory", "0GB", code=2)
+
+
+def test_an_index_is_built_told_and_measured(commands, tmp_path):
+    write_many(tmp_path / "photos", 190)
+    write_many(tmp_path / "more", 90)
+    for number in range(90):
+        fakes.write(tmp_path / "more" / f"{number:03}.png", (number, 7, 200 - number), note=f"more {number}")
+    commands("index", tmp_path / "photos")
+    assert "This library has no index" in commands.error("eval-index", code=2)
+    commands("index", tmp_path / "photos", tmp_path / "more", "--ann", "--memory", "1GB")
+    status = commands("status").stdout
+    assert "recall@10: text " in status
+    assert " ms, image " in status
+    table = commands("eval-index", "-n", "5", "--plot", tmp_path / "curve.png").stdout
+    assert "| text queries: lists read | candidates × 5 | recall@5 | median ms | p95 ms |" in table
+    assert "| exact search | all | 1.000 |" in table
+    assert "(used)" in table
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    points = json.loads(commands("eval-index", "--json").stdout)
+    assert set(points) == {"text", "image"}
+    assert points["text"][0]["recall"] == 1.0

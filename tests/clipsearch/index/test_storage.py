@@ -75,7 +75,7 @@ def test_the_manifest_says_what_the_index_is(place):
     assert manifest["covered"] == N
     assert manifest["bytes"] == place.file.stat().st_size
     assert manifest["belonging"]["fingerprint"] == "model"
-    assert manifest["effort"]["text"] == {"probes": 6, "spread": 40, "recall": None}
+    assert manifest["effort"]["text"] == {"probes": 6, "spread": 40, "recall": None, "latency_ms": None}
     assert manifest["previous"] is None
 
 

@@ -16,7 +16,7 @@ Rows = npt.NDArray[np.int64]
 
 STEPS_PER_DECADE = 8
 STRENGTHS = tuple(10 ** (-6 + step / STEPS_PER_DECADE) for step in range(12 * STEPS_PER_DECADE + 1))
-"""λ, the strength of the L2 penalty: 96 logarithmic steps from 1e-6 to 1e6, as the paper sweeps it."""
+"""λ, the strength of the L2 penalty: 96 logarithmic steps from 1e-6 to 1e6 (97 values), as in the paper."""
 COARSE = 2 * STEPS_PER_DECADE
 """The search begins with every second decade: 1e-6, 1e-4, 1e-2, 1, 1e2, 1e4, 1e6."""
 MAX_ITERATIONS = 1000
