@@ -23,8 +23,8 @@ SPREADS = (4, 8, 16, 32, 64, 128)
 RETRIES = 2
 MARGIN = 0.01
 """How far below the target the recall of held-out queries may be: 150 queries tell it to about that much."""
-RERANK_COST = 30
-"""Scoring a row exactly takes as long as comparing about 30 codes of 64 bytes (0.9 µs against 30 ns)."""
+RERANK_COST = {4: 200, 8: 30}
+"""Codes of 64 bytes that are compared in the time that a row is scored exactly (0.9 µs), by their bits."""
 
 
 def tune(
@@ -71,8 +71,9 @@ def tune(
     ]
     good = [option for option in options if option.recall is not None and option.recall >= target_recall]
     per_list = index.covered / index.lists
+    rerank = RERANK_COST[index.params.bits or 8]
     if good:
-        chosen = min(good, key=lambda e: e.probes * per_list + RERANK_COST * k * e.spread)
+        chosen = min(good, key=lambda e: e.probes * per_list + rerank * k * e.spread)
     else:
         chosen = max(options, key=lambda e: e.recall or 0.0)
     index.effort[kind] = chosen
