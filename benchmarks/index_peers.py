@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=1 python -m benchmarks.index_peers [--rows 1000000] [--ways clipsearch,exact,…]
 
 On vectors with CLIP's cosines (`benchmarks/ivfpq.py`). Every way is tuned on 150 text queries to a recall@10
-of 0.95, by the cheapest setting of its search that reaches it, and measured on 150 others, one query at a time,
-one thread. Ways whose package is not installed are left out: `pip install hnswlib usearch`. "Bytes a vector" is
-what the index itself holds; the candidates of ours, of IVF-flat and of RaBitQ are scored from the half-precision
-rows on the disk. autofaiss' choice is written out in FAISS.
+of 0.95, by the cheapest setting of its search that reaches it, and measured on 150 others, one query at a
+time, one thread. Ways whose package is not installed are left out: `pip install hnswlib usearch`. "Bytes a
+vector" is what the index itself holds; the candidates of ours, of IVF-flat and of RaBitQ are scored from the
+half-precision rows on the disk. autofaiss' choice is written out in FAISS.
 """
 
 from __future__ import annotations
@@ -249,10 +249,16 @@ def main() -> None:
     search = ExactSearch(vectors)
     kth = {kind: search.search(rows, K)[0][:, -1] for kind, rows in queries.items()}
     print(f"{options.rows:,} × {options.dim}, one thread\n")
-    print(
-        "| index | build | bytes a vector | text recall@10 | text p50 / p95 | image recall@10 | image p50 / p95 |"
+    heads = (
+        "index",
+        "build",
+        "bytes a vector",
+        "text recall@10",
+        "p50 / p95",
+        "image recall@10",
+        "p50 / p95",
     )
-    print("|---|---|---|---|---|---|---|")
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for name in options.ways.split(","):
         report(name, vectors, queries, kth)
 
