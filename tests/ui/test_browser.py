@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import build_library, make_photos
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.ui.conftest import build_library, make_photos
 
 pytestmark = pytest.mark.browser
 

@@ -92,7 +92,7 @@ def test_other_hosts_are_refused(client: TestClient, filled: Path) -> None:
 def test_a_deleted_file_is_not_found_but_its_thumbnail_stays(
     client: TestClient, tmp_path: Path, photos: Path
 ) -> None:
-    from conftest import build_library
+    from tests.ui.conftest import build_library
 
     folder = tmp_path / "photos"
     folder.mkdir()
