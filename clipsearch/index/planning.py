@@ -5,8 +5,9 @@ codes as long as the budget carries. Where not even the shortest fits, codes of 
 mapped, stay on the disk, so there is an index at every size; what its codes cannot tell apart, the exact
 scores of the candidates do.
 
-Two other kinds that FAISS has, lists of uncoded vectors and RaBitQ, are measured beside it by
-`benchmarks/index_peers.py`: neither is ahead at any size.
+Two other kinds that FAISS has are not chosen: lists of uncoded vectors take sixteen times the memory, and
+RaBitQ proposed half of a text query's neighbours where these codes proposed 96% (docs/index.md).
+`benchmarks/index_peers.py` measures both beside it.
 """
 
 from __future__ import annotations
