@@ -300,7 +300,7 @@ class Library:
 
         if self._folder.active_space() is not None:
             self._index.keep(
-                self._words,
+                self.encode_text,
                 memory,
                 lambda stage, done, total: report(Progress(f"index: {stage}", done, total)),
             )
@@ -322,7 +322,7 @@ class Library:
         image queries against exact search. Raises UsageError for a library too small to train one (256
         photos), LibraryLocked, StorageError.
         """
-        self._index.build(self._words, memory, report)
+        self._index.build(self.encode_text, memory, report)
         return self._index.status()
 
     def eval_index(self, k: int = 10) -> dict[Kind, list[Point]]:
@@ -330,10 +330,14 @@ class Library:
 
         Raises UsageError where there is no index, LibraryEmpty.
         """
-        return self._index.curves(self._words, k)
+        return self._index.curves(self.encode_text, k)
 
-    def _words(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Texts as this library's model embeds them; its text tower is all that is loaded."""
+    def encode_text(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Texts as this library's model embeds them: float32 (n, dim), unit rows.
+
+        Its text tower is all that is loaded, without torch. Raises LibraryEmpty, ModelNotFound, ModelInvalid,
+        ModelMismatch.
+        """
         return self._model.words(self._active_space()).encode_text(texts)
 
     @property

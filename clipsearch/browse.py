@@ -81,6 +81,7 @@ class Counts:
     formats: dict[str, int]
     folders: dict[bytes, int]
     placed: int
+    unplaced: int
     first: np.datetime64
     last: np.datetime64
 
@@ -137,11 +138,19 @@ class View:
         return everything.by_date(self.dated(slots))
 
     def allowed(self, where: Where) -> Slots:
-        """The slots that `where` admits: ascending."""
+        """The slots that `where` admits: ascending.
+
+        The whole name of a camera means that camera alone, not those whose names go on from there.
+        """
         wanted = where.slot_filter()
         if wanted.is_empty():
             return self.overview.slots
-        return self._photos.slots_where(wanted)
+        slots = self._photos.slots_where(wanted)
+        camera = self.overview.camera
+        if where.camera in camera.values:
+            rows = self.overview.rows_of(slots)
+            slots = self.overview.slots[rows[camera.codes[rows] == camera.values.index(where.camera)]]
+        return slots
 
     def dated(self, slots: Slots) -> npt.NDArray[np.datetime64]:
         """When each of `slots` was taken."""
@@ -158,6 +167,7 @@ class View:
                 seen[narrowed] = self.overview.rows_of(self.allowed(narrowed))
             return seen[narrowed]
 
+        without_place = np.isnan(self.overview.latitude[rows(has_gps=None, box=None)])
         dates = self.overview.dated[rows(after=None, before=None)]
         dates = dates[~np.isnat(dates)]
         nothing = np.datetime64("NaT", "s")
@@ -166,7 +176,8 @@ class View:
             cameras=self.overview.camera.counts(rows(camera=None)),
             formats=self.overview.format.counts(rows(formats=())),
             folders=self.overview.folder_counts(rows(under=())),
-            placed=int(np.count_nonzero(~np.isnan(self.overview.latitude[rows(has_gps=None, box=None)]))),
+            placed=int(np.count_nonzero(~without_place)),
+            unplaced=int(np.count_nonzero(without_place)),
             first=dates.min() if len(dates) else nothing,
             last=dates.max() if len(dates) else nothing,
         )
@@ -258,11 +269,14 @@ def _descending(dated: npt.NDArray[np.datetime64]) -> npt.NDArray[np.int64]:
 def _stars(rows: Floats, alike: float) -> list[npt.NDArray[np.int64]]:
     """Each row joins the first one before it that is like it and leads; the leaders' order is kept."""
     close = rows @ rows.T >= alike
+    np.fill_diagonal(close, True)
+    alone = np.count_nonzero(close, axis=1) == 1
     free = np.ones(len(rows), bool)
     groups = []
     for leader in range(len(rows)):
-        if free[leader]:
-            close[leader, leader] = True
+        if alone[leader]:  # nearly all of them, mostly
+            groups.append(np.array([leader]))
+        elif free[leader]:
             members = np.flatnonzero(close[leader] & free)
             free[members] = False
             groups.append(members)

@@ -68,7 +68,7 @@ def shoot(browser: Browser, address: str, words: str, like: str) -> None:
     settle(page)
     keep(page, "ui-search")
     page.get_by_role("button", name=f"Open {like}").click()
-    page.locator("[role=dialog] .frame img").wait_for()
+    page.locator("[role=dialog] .frame.there").wait_for()
     page.mouse.move(5, 5)
     page.wait_for_timeout(2000)
     keep(page, "ui-photo")

@@ -65,9 +65,37 @@ def test_asking_is_noted_and_goes_back_to_page_one(filled: Path, monkeypatch: py
 
 
 def test_an_unreadable_query_is_explained(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    test = app(filled, monkeypatch, q='red + "blue').run()
+    test = app(filled, monkeypatch, q='red + "blue', camera="Canon EOS").run()
     assert not test.exception
     assert "never closed" in texts(test)
+    assert "horse + stripes - grass" in texts(test)
+    assert test.selectbox(key="filter_camera").value == "Canon EOS"
+    test.text_input(key="q").set_value("red " * 501).run()
+    assert "at most 2,000 characters" in texts(test)
+
+
+def test_it_says_what_is_shown(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = app(filled, monkeypatch, q="red", min="0.99").run()
+    assert "of 64 photos have a similarity of 0.99 or more" in texts(test)
+    test = app(filled, monkeypatch, q="red", min="1").run()
+    assert "**0** of 64 photos" in texts(test)
+    assert "Nothing found" in texts(test)
+    test = app(filled, monkeypatch, q="red", sort="Newest").run()
+    assert "best matches among 64 photos, newest first" in texts(test)
+
+
+def test_a_search_is_saved_with_its_filters(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from clipsearch_ui import state
+
+    test = app(filled, monkeypatch, q="red", camera="Canon EOS", photo="3").run()
+    test.text_input(key="save_name").set_value("red walls")
+    next(button for button in test.button if button.label == "Save").click().run()
+    assert not test.exception
+    searches = state.shelf().open(filled).searches
+    assert searches.saved == {"red walls": "q=red&camera=Canon+EOS"}
+    searches.forget("red walls")
+    test = app(filled, monkeypatch, q="picture:0123456789abcdef").run()
+    assert "kept only while the server runs" in texts(test)
 
 
 def test_filters_narrow_and_counts_follow(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,6 +104,10 @@ def test_filters_narrow_and_counts_follow(filled: Path, monkeypatch: pytest.Monk
     assert "**20** photos" in texts(test)
     folder = test.selectbox(key="filter_folder")
     assert [option for option in folder.options if option.endswith("home  (10)")]
+    test.selectbox(key="filter_place").select("yes").run()
+    assert "**2** photos" in texts(test)
+    assert list(test.selectbox(key="filter_place").options) == ["All", "Known  (2)", "Unknown  (18)"]
+    test.selectbox(key="filter_place").select("").run()
     test.selectbox(key="filter_camera").select("").run()
     assert "**64** photos" in texts(test)
     assert "camera" not in test.query_params

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from conftest import build_library, save
 
 from clipsearch.errors import UsageError
 from clipsearch.search import Where
@@ -65,6 +66,17 @@ def test_look_alikes_are_put_together(opened: tuple[Shelf, Opened]) -> None:
     results = answer(*opened, Asked("black", Where(), collapse=True))
     assert len(results.groups[0]) == 4
     assert sum(len(group) for group in results.groups) == 64
+
+
+def test_the_whole_name_of_a_camera_is_that_camera(tmp_path: Path, fresh_shelf: None) -> None:
+    from clipsearch_ui import state
+
+    for number, camera in enumerate(("Apple iPhone 12", "Apple iPhone 12 Pro")):
+        save(tmp_path / "photos" / f"{number}.jpg", (200, 0, 0), camera=camera, seed=number)
+    shelf = state.shelf()
+    library = shelf.open(build_library(tmp_path / "library", tmp_path / "photos"))
+    assert answer(shelf, library, Asked("", Where(camera="Apple iPhone 12"))).found == 1
+    assert answer(shelf, library, Asked("red", Where(camera="iphone"), collapse=False)).found == 2
 
 
 def test_an_answer_is_kept(opened: tuple[Shelf, Opened]) -> None:

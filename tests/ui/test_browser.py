@@ -166,6 +166,11 @@ def test_words_by_keyboard_alone(page: Page) -> None:
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_have_count(0)
     page.wait_for_function("!location.search.includes('photo=')")
+    # The keyboard goes on where it was.
+    expect(page.locator(f"{TILE}:focus")).to_have_count(1)
+    here = page.locator(f"{TILE}:focus").get_attribute("data-photo")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(f"{TILE}:focus")).not_to_have_attribute("data-photo", str(here))
     shot(page, "words")
 
 
@@ -177,7 +182,7 @@ def test_every_picture_has_an_alternative_text_and_is_a_thumbnail(page: Page) ->
 
 
 def test_an_uploaded_picture_and_a_broken_one(page: Page, folder: Path) -> None:
-    upload = page.locator(".st-key-picture_drop input[type=file]")
+    upload = page.locator(".st-key-pick input[type=file]")
     upload.set_input_files(folder / "travel" / "blue-02.jpg")
     page.wait_for_function("location.search.includes('picture')")
     expect(page.get_by_role("button", name="like this", exact=False).first).to_be_visible()
@@ -185,6 +190,14 @@ def test_an_uploaded_picture_and_a_broken_one(page: Page, folder: Path) -> None:
     shot(page, "picture")
     upload.set_input_files({"name": "x.jpg", "mimeType": "image/jpeg", "buffer": b"nonsense" * 99})
     expect(page.get_by_text("This picture cannot be read: not an image")).to_be_visible()
+    page.evaluate(
+        """() => {
+          const files = new DataTransfer();
+          files.items.add(new File([new Uint8Array((20 << 20) + 1)], "a.jpg", {type: "image/jpeg"}));
+          document.body.dispatchEvent(new ClipboardEvent("paste", {bubbles: true, clipboardData: files}));
+        }"""
+    )
+    expect(page.get_by_text("This picture is too large: the limit is 20 MB")).to_be_visible()
 
 
 def test_a_pasted_and_a_dropped_picture(page: Page, folder: Path) -> None:
@@ -230,7 +243,7 @@ def test_a_photo_and_its_neighbours(page: Page) -> None:
     expect_first(page, "orange")
     page.locator(TILE).first.click()
     dialog = page.get_by_role("dialog")
-    expect(dialog.locator(".frame img")).to_have_js_property("complete", True)
+    expect(dialog.locator(".frame.there .photo")).to_have_attribute("src", re.compile("preview.webp"))
     expect(dialog.get_by_text("96 × 64 px").or_(dialog.get_by_text("64 × 96 px"))).to_be_visible()
     expect(dialog.get_by_text("1 of 48")).to_be_visible()
     # Until the page is done, a key may come before the dialog listens.
@@ -291,7 +304,7 @@ def test_looks(browser: Browser, address: str, name: str, width: int, dark: bool
     assert box["x"] + box["width"] <= width
     shot(page, name)
     page.locator(TILE).first.click()
-    expect(page.get_by_role("dialog").locator(".frame img")).to_be_visible()
+    expect(page.get_by_role("dialog").locator(".frame.there .photo")).to_be_visible()
     shot(page, f"{name}-photo")
     page.close()
 

@@ -15,6 +15,8 @@ st.html("""<style>
 .st-key-picture_drop { display: none; }
 .st-key-chips img { border-radius: 0.4rem; height: 40px; width: auto; }
 .stMainBlockContainer { padding: 4.2rem 2rem 3rem; }
+/* In the dark the primary colour is a light one, on which white would not be legible. */
+button[data-testid^="stBaseButton-primary"]:not(:disabled) { color: light-dark(#fff, #06121f); }
 @media (max-width: 640px) {
   .stMainBlockContainer { padding: 3.8rem 0.8rem 2rem; }
   .st-key-ask { flex-wrap: nowrap; gap: 0.5rem; }

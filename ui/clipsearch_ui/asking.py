@@ -24,6 +24,8 @@ Sort = Literal["match", "date"]
 
 LIMIT = 5_000
 """Results of a query that can be paged through."""
+LONGEST = 2_000
+"""Characters of a query."""
 FEEDBACK = 0.3
 """Weight of a photo that the query should be more, or less, like."""
 BY_DATE = 120
@@ -65,6 +67,8 @@ def parse(words: str) -> Query | None:
     """The query in the search box; None where it is empty. Raises UsageError."""
     if not words.strip():
         return None
+    if len(words) > LONGEST:
+        raise UsageError(f"A query has at most {LONGEST:,} characters; this one has {len(words):,}.")
     return Query.parse(words, is_image=lambda value: _REFERENCE.fullmatch(value) is not None)
 
 

@@ -17,7 +17,6 @@ from clipsearch.paths import display
 from clipsearch_ui.state import Opened
 
 ROW = 185
-PREVIEW = 1600
 
 _PICK = """
 <button class="pick" type="button" aria-label="Search with a picture"
@@ -26,10 +25,12 @@ _PICK = """
     <rect x="3" y="4" width="18" height="16" rx="2.5"/><circle cx="9" cy="10" r="1.8"/>
     <path d="M4 18l5.5-5 3.5 3 3-2.5L20 17"/>
   </svg>Picture</button>
+<input class="file" type="file" accept="image/*,.heic,.heif,.avif" hidden>
 <div class="drop" aria-hidden="true">Drop a picture to search with it</div>
 """
 _VIEWER = """
-<figure class="frame"><img><figcaption class="absent">
+<figure class="frame"><img class="early" alt="" aria-hidden="true"><img class="photo">
+<figcaption class="absent">
 This photo cannot be shown: its file is gone, has changed, or its folder is offline.</figcaption></figure>
 """
 
@@ -109,20 +110,21 @@ def _value(key: str, event: str) -> Any:
     return getattr(st.session_state.get(key), event, None)
 
 
-def viewer(opened: Opened, photo: Photo) -> None:
-    """Show one photo large."""
-    scale = min(1.0, PREVIEW / photo.width, PREVIEW / photo.height)
+def viewer(opened: Opened, photo: Photo, beside: Sequence[Photo] = ()) -> None:
+    """Show one photo large, at once from its thumbnail; those `beside` it are fetched when it is there."""
     _viewer(
         key="viewer",
         data={
             "src": opened.address(photo, "preview"),
+            "early": opened.address(photo, "grid"),
+            "beside": [opened.address(other, "preview") for other in beside],
             "alt": alternative(photo),
-            "width": max(1, round(photo.width * scale)),
-            "height": max(1, round(photo.height * scale)),
+            "width": photo.width,
+            "height": photo.height,
         },
     )
 
 
-def tools() -> None:
-    """The picture button, with the shortcuts of the page."""
-    _tools(key="tools")
+def tools(limit: int, on_refused: Callable[[], None]) -> None:
+    """The picture button, with the shortcuts of the page; a picture of more than `limit` bytes is refused."""
+    _tools(key="tools", data={"limit": limit}, on_refused_change=on_refused)

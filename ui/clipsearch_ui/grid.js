@@ -33,7 +33,7 @@ function tile(item, first, state) {
   open.tabIndex = first ? 0 : -1;
   open.dataset.photo = item.id;
   open.setAttribute("aria-label", `Open ${item.name}`);
-  open.onclick = () => state.send("open", item.id);
+  open.onclick = () => { state.send("open", item.id); afterwards(box.parentElement, item.id); };
   const image = element("img");
   image.alt = item.alt;
   image.decoding = "async";
@@ -56,6 +56,30 @@ function tile(item, first, state) {
     box.append(like);
   }
   return box;
+}
+
+// When the large view is closed, the keyboard goes on at the photo that was seen last.
+function afterwards(list, id) {
+  let seen = false;
+  let last = id;
+  const watch = new MutationObserver(() => {
+    const open = document.querySelector('[role="dialog"]');
+    last = Number(new URLSearchParams(location.search).get("photo")) || last;
+    seen ||= open !== null;
+    if (!seen || open) return;
+    watch.disconnect();
+    const tile = list.querySelector(`[data-photo="${last}"]`);
+    if (tile && document.activeElement === document.body) settle([...list.querySelectorAll(".open")], tile);
+  });
+  watch.observe(document.body, { childList: true, subtree: true });
+  setTimeout(() => { if (!seen) watch.disconnect(); }, 10000);
+}
+
+function settle(buttons, target) {
+  buttons.forEach((button) => { button.tabIndex = -1; });
+  target.tabIndex = 0;
+  target.focus();
+  target.scrollIntoView({ block: "nearest" });
 }
 
 function element(name, className = "", text = "") {
@@ -81,10 +105,7 @@ function move(event, list) {
   }[event.key]?.();
   if (!target) return;
   event.preventDefault();
-  buttons.forEach((button) => { button.tabIndex = -1; });
-  target.tabIndex = 0;
-  target.focus();
-  target.scrollIntoView({ block: "nearest" });
+  settle(buttons, target);
 }
 
 // The tile in the next row, above or below, that is nearest from side to side.

@@ -21,7 +21,6 @@ def guarded(page: Callable[[], None]) -> Callable[[], None]:
     """The page, where there are photos to show; else the way to get there."""
 
     def show() -> None:
-        show_notice()
         try:
             if is_empty(current()):
                 welcome()
@@ -40,7 +39,8 @@ def welcome() -> None:
     """The first visit: nothing is indexed yet."""
     from clipsearch_ui.library_page import index_form, show_run
 
-    st.title("Find photos by what is in them")
+    show_notice()
+    st.title("Find photos by what is in them", anchor=False)
     st.markdown(
         "Name a folder of photos. They stay where they are and never leave this computer; clipsearch looks "
         "at each once and remembers what it saw. You can search while it works."

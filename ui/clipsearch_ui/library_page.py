@@ -44,7 +44,7 @@ def show() -> None:
         opened = None
     left, right = st.columns([3, 2], gap="large")
     with left:
-        st.subheader("Index photos", anchor=False)
+        st.header("Index photos", anchor=False)
         index_form(first=opened is None)
         show_run()
         if opened is not None:
@@ -179,7 +179,7 @@ def _failures(opened: Opened) -> None:
 
 
 def _models(opened: Opened | None) -> None:
-    st.subheader("Models on this machine", anchor=False)
+    st.header("Models on this machine", anchor=False)
     model = None if opened is None else opened.library.status().model
     names = [found.name for found in zoo.installed()]
     if not names:
@@ -192,7 +192,7 @@ def _models(opened: Opened | None) -> None:
 
 
 def _switch() -> None:
-    st.subheader("Other libraries", anchor=False)
+    st.header("Other libraries", anchor=False)
     here = library_path().expanduser().absolute()
     known = dict.fromkeys([default_library().absolute(), *shelf().paths()])
     for number, path in enumerate(known):

@@ -45,7 +45,7 @@ def show() -> None:
         st.rerun()
     with opened.library.look() as view:
         found = view.newest(Where(has_gps=True, box=box))
-    st.subheader(f"{found.total:,} photos {'in view' if box else 'with a place'}", anchor=False)
+    st.header(f"{found.total:,} photos {'in view' if box else 'with a place'}", anchor=False)
     gallery(opened, found.slots.tolist(), key="map", label="Photos on the map")
     show_open_photo(opened)
 

@@ -35,7 +35,7 @@ def _dialog(opened: Opened, on_search_page: bool) -> None:
         return
     left, right = st.columns([7, 3], gap="medium")
     with left:
-        viewer(opened, photo)
+        viewer(opened, photo, _beside(opened, photo))
         _steps(photo)
     with right:
         st.markdown(f"**{plain(name_of(photo))}**")
@@ -47,6 +47,17 @@ def _dialog(opened: Opened, on_search_page: bool) -> None:
             st.code(display(path), language=None, wrap_lines=True)
         _actions(opened, photo)
     _alike(opened, photo)
+
+
+def _beside(opened: Opened, photo: Photo) -> list[Photo]:
+    """The photos after and before this one on the page."""
+    shown: list[int] = st.session_state.get("shown", [])
+    if photo.image_id not in shown:
+        return []
+    at = shown.index(photo.image_id)
+    with opened.library.look() as view:
+        found = [view.photo(image_id) for image_id in (*shown[at + 1 : at + 2], *shown[max(0, at - 1) : at])]
+    return [other for other in found if other is not None]
 
 
 def _steps(photo: Photo) -> None:

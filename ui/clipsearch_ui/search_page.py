@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from urllib.parse import urlencode
 
 import streamlit as st
 
 from clipsearch.browse import Counts
 from clipsearch.errors import (
-    ClipsearchError,
     ImageError,
     ModelInvalid,
     ModelMismatch,
@@ -17,28 +15,27 @@ from clipsearch.errors import (
     UsageError,
 )
 from clipsearch.search import Where
-from clipsearch.search.query import Term
-from clipsearch_ui import filters
-from clipsearch_ui.asking import Asked, Results, Sort, answer, like, load, parse, without_term
+from clipsearch_ui import chips, filters, searches_menu, sidebar
+from clipsearch_ui.asking import Asked, Results, Sort, answer, like, load
 from clipsearch_ui.components import grid, tools
 from clipsearch_ui.guard import trouble
 from clipsearch_ui.library_page import show_run
 from clipsearch_ui.photo import show_open_photo
 from clipsearch_ui.state import (
+    UPLOAD_LIMIT,
     Opened,
     ask,
     close_photo,
     current,
     notice,
     open_photo,
-    plain,
     shelf,
     show_notice,
-    words,
 )
 
 PAGE = 48
 """Photos a page: with collapsed shots, groups."""
+EXAMPLES = ("a dog on a beach", "horse + stripes - grass", "2:beach + sunset", '"salt + pepper"')
 
 
 def show() -> None:
@@ -49,18 +46,16 @@ def show() -> None:
     if opened.run is not None and opened.run.running:
         show_run()
     chosen = filters.read()
+    where = Where()
     try:
-        tree = _folders(opened)
-        where = chosen.where(tree)
-        _chips(opened, query)
+        where = chosen.where(_folders(opened))
+        chips.show(opened, query)
         _results(opened, query, chosen, where)
     except UsageError as error:
-        st.info("This cannot be searched for as it stands.", icon=":material/lightbulb:")
-        st.code(str(error), language=None)
-        if chosen.folder:
-            st.button("Clear the filters", on_click=filters.clear)
+        _not_a_search(error, chosen)
     except (ModelNotFound, ModelMismatch, ModelInvalid) as error:
         trouble(error)
+    sidebar.show(chosen, _counts(opened, where), scored=bool(query.strip()))
     show_open_photo(opened, on_search_page=True)
     opened.warm()
 
@@ -75,19 +70,18 @@ def _box(opened: Opened) -> str:
             placeholder="a dog on a beach,  or  horse + stripes - grass",
             label_visibility="collapsed",
             icon=":material/search:",
-            max_chars=2000,
             on_change=_asked,
         )
         with st.container(key="pick", width=112):
-            tools()
+            tools(UPLOAD_LIMIT, _too_large)
         with st.container(key="searches", width="content"):
-            _searches(opened)
+            searches_menu.show(opened.searches)
     with st.container(key="picture_drop"):
         number = st.session_state.setdefault("uploads", 0)
         st.file_uploader(
             "Search with a picture",
             key=f"upload_{number}",
-            max_upload_size=20,
+            max_upload_size=UPLOAD_LIMIT >> 20,
             on_change=_take_picture,
             args=(f"upload_{number}",),
         )
@@ -111,34 +105,17 @@ def _take_picture(key: str) -> None:
         notice(f"This picture cannot be read: {error}.")
 
 
-def _searches(opened: Opened) -> None:
-    """Recent and saved searches."""
-    searches = opened.searches
-    with st.popover("Searches", icon=":material/bookmark:"):
-        address = urlencode(st.query_params.to_dict())
-        name = st.text_input("Save this search as", value=words()[:60], key="save_name")
-        if st.button("Save", icon=":material/bookmark_add:", disabled=not (name or "").strip()):
-            searches.save(str(name), address)
-            st.toast("Saved.")
-        if searches.saved:
-            st.caption("Saved")
-        for saved, target in searches.saved.items():
-            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-                st.link_button(plain(saved), f"?{target}", type="tertiary", key=f"go_{saved}")
-                st.button(
-                    "Remove",
-                    icon=":material/close:",
-                    key=f"forget_{saved}",
-                    type="tertiary",
-                    on_click=searches.forget,
-                    args=(saved,),
-                )
-        if searches.recent:
-            st.caption("Recent")
-        for number, query in enumerate(searches.recent):
-            st.button(plain(query), key=f"recent_{number}", type="tertiary", on_click=ask, args=(query,))
-        if searches.recent:
-            st.button("Clear recent", on_click=searches.clear_recent, key="clear_recent")
+def _too_large() -> None:
+    notice(f"This picture is too large: the limit is {UPLOAD_LIMIT >> 20} MB.")
+
+
+def _not_a_search(error: UsageError, chosen: filters.Filters) -> None:
+    st.info("This cannot be searched for as it stands.", icon=":material/lightbulb:")
+    st.code(str(error), language=None)
+    if chosen.folder:
+        st.button("Clear the filters", on_click=filters.clear)
+    st.markdown("Words can be asked for, and sums of words:")
+    st.code("\n".join(EXAMPLES), language=None)
 
 
 def _folders(opened: Opened) -> dict[str, bytes]:
@@ -153,45 +130,6 @@ def _folders(opened: Opened) -> dict[str, bytes]:
     assert isinstance(kept, dict)
     st.session_state["folder_names"] = {path: name for name, path in kept.items()}
     return kept
-
-
-def _chips(opened: Opened, text: str) -> None:
-    """The terms of a sum, each with a way to take it out; pictures are shown."""
-    query = parse(text)
-    if query is None or not any(term.kind == "image" for term in query.terms):
-        return
-    with st.container(key="chips", horizontal=True, vertical_alignment="center", gap="small"):
-        for position, term in enumerate(query.terms):
-            picture = _picture(opened, term)
-            if picture is not None:
-                st.image(picture, width="content", alt="A picture of the query")
-            st.button(
-                _chip(term),
-                key=f"chip_{position}",
-                icon=":material/close:",
-                help="Take this out of the search",
-                on_click=ask,
-                args=(without_term(text, position),),
-            )
-
-
-def _chip(term: Term) -> str:
-    weight = f" × {abs(term.weight):g}" if abs(term.weight) != 1 else ""
-    if term.kind == "text":
-        return plain(f"{'not ' if term.weight < 0 else ''}{term.value}{weight}")
-    return f"{'unlike this' if term.weight < 0 else 'like this'}{weight}"
-
-
-def _picture(opened: Opened, term: Term) -> bytes | None:
-    if term.kind == "text":
-        return None
-    if term.value.startswith("picture:"):
-        return shelf().picture(term.value)
-    try:
-        content = opened.content(int(term.value.removeprefix("photo:")))
-        return None if content is None else opened.thumbnails.get(content[0], content[1], "grid")
-    except ClipsearchError:
-        return None
 
 
 def _results(opened: Opened, text: str, chosen: filters.Filters, where: Where) -> None:
@@ -210,8 +148,7 @@ def _results(opened: Opened, text: str, chosen: filters.Filters, where: Where) -
     if results.groups:
         _page(opened, results, scores=scores)
     else:
-        _nothing(chosen, text)
-    filters.sidebar(opened, chosen, _counts(opened, where), scored=bool(text.strip()))
+        _nothing(chosen)
 
 
 def _sort() -> Sort:
@@ -231,14 +168,20 @@ def _sort() -> Sort:
 
 
 def _summary(results: Results, asked: Asked) -> str:
+    found, total = f"**{results.found:,}**", f"{results.total:,} photos"
     if not asked.words.strip():
-        return f"**{results.found:,}** photos, newest first"
-    if asked.likely or asked.sort == "date":
-        return f"**{results.found:,}** likely matches among {results.total:,} photos"
-    if results.cutoff is not None:
-        likely = sum(score >= results.cutoff for score in results.scores.values())
-        return f"**{results.total:,}** photos, best match first; about **{likely:,}** likely"
-    return f"**{results.found:,}** photos, best match first"
+        return f"{found} photos, newest first"
+    if asked.sort == "date":
+        return f"The {found} best matches among {total}, newest first"
+    if asked.likely and results.cutoff is not None:
+        return f"{found} likely matches among {total}"
+    if asked.where.min_score:
+        return f"{found} of {total} have a similarity of {asked.where.min_score:g} or more"
+    if results.cutoff is None:
+        return f"**{results.total:,}** photos, best match first"
+    count = sum(score >= results.cutoff for score in results.scores.values())
+    likely = f"about **{count:,}** likely" if count else "none of them likely"
+    return f"**{results.total:,}** photos, best match first; {likely}"
 
 
 def _page(opened: Opened, results: Results, *, scores: bool) -> None:
@@ -267,13 +210,13 @@ def _page(opened: Opened, results: Results, *, scores: bool) -> None:
         )
 
 
-def _nothing(chosen: filters.Filters, text: str) -> None:
+def _nothing(chosen: filters.Filters) -> None:
     with st.container(border=True, horizontal_alignment="center"):
         st.markdown("#### Nothing found", text_alignment="center")
         if chosen.active():
             st.markdown("No photo passes all of the filters.", text_alignment="center")
             st.button("Clear the filters", on_click=filters.clear, type="primary", key="clear_all")
-        elif text.strip():
+        else:
             st.markdown("Try other words, or fewer of them.", text_alignment="center")
 
 

@@ -50,13 +50,13 @@ SETTINGS: dict[str, Any] = {
     "theme.light.primaryColor": "#0b6bcb",
     "theme.light.backgroundColor": "#ffffff",
     "theme.light.secondaryBackgroundColor": "#f3f5f8",
-    "theme.light.textColor": "#16202c",
-    "theme.dark.primaryColor": "#2f7ad2",
+    "theme.light.textColor": "#0c1622",
+    "theme.dark.primaryColor": "#6cb0ff",
     "theme.dark.backgroundColor": "#101418",
     "theme.dark.secondaryBackgroundColor": "#1b2128",
     "theme.dark.textColor": "#e8edf2",
     "theme.baseRadius": "0.6rem",
-    "theme.headingFontSizes": ["1.9rem", "1.5rem", "1.15rem", "1.1rem", "1rem", "0.9rem"],
+    "theme.headingFontSizes": ["1.9rem", "1.15rem", "1.1rem", "1.05rem", "1rem", "0.9rem"],
     # A page number comes from the address and is set back to 1 by a new search: both are meant.
     "global.disableWidgetStateDuplicationWarning": True,
 }

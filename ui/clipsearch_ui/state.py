@@ -81,8 +81,14 @@ class Opened:
     def encode_text(self, texts: list[str]) -> Floats:
         """Texts to unit vectors. Raises ModelNotFound, ModelMismatch, ModelInvalid."""
         with self._model_lock:  # two visitors must not load it twice
+            return self.library.encode_text(texts)
+
+    def encode_image(self, image: Image.Image) -> Floats:
+        """A picture to a unit vector (dim,); loads the whole model. Raises as `encode_text`."""
+        with self._model_lock:
             encoder = self.library.encoder
-        return encoder.encode_text(texts)
+        vector: Floats = encoder.encode_images([image])[0]
+        return vector
 
     def warm(self) -> None:
         """Load the model in the background, once there is a page to look at, before it is searched in."""
@@ -134,7 +140,7 @@ class Shelf:
     def __init__(self) -> None:
         self.decoders = Decoders()
         self._opened: dict[str, Opened] = {}
-        self._pictures: Recent[tuple[object, bytes]] = Recent(200)
+        self._pictures: Recent[tuple[Image.Image, bytes]] = Recent(200)
         self._lock = threading.Lock()
 
     def open(self, path: Path, *, create: bool = False) -> Opened:
@@ -180,9 +186,7 @@ class Shelf:
         found = self._pictures.recall(name)
         if found is None:
             raise UsageError("That picture is no longer kept; add it again.")
-        opened.encode_text(["a photo"])
-        vector: Floats = opened.library.encoder.encode_images([found[0]])[0]  # type: ignore[list-item]
-        return vector
+        return opened.encode_image(found[0])
 
 
 @st.cache_resource(show_spinner=False)

@@ -60,7 +60,7 @@ def _all(opened: Opened, found: list[Named]) -> None:
     shown: list[int] = []
     for number, theme in enumerate(found):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-            st.subheader(f"{theme.name.capitalize()} · {len(theme.slots):,}", anchor=False)
+            st.header(f"{theme.name.capitalize()} · {len(theme.slots):,}", anchor=False)
             st.button("See all", key=f"theme_{number}", on_click=_choose, args=(theme.name,), type="tertiary")
         photos = load(opened, theme.slots[:SHOWN])
         shown += [photo.image_id for photo in photos]

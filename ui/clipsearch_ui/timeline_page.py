@@ -28,7 +28,7 @@ def show() -> None:
     chosen = _month([str(month) for month in months], counts.tolist())
     inside = dated.astype("datetime64[M]") == np.datetime64(chosen, "M")
     order = np.argsort(-dated[inside].astype(np.int64), kind="stable")
-    st.subheader(f"{name(chosen)} · {int(inside.sum()):,}", anchor=False)
+    st.header(f"{name(chosen)} · {int(inside.sum()):,}", anchor=False)
     gallery(opened, slots[inside][order].tolist(), key="timeline", label=f"Photos of {name(chosen)}")
     show_open_photo(opened)
 

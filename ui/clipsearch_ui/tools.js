@@ -1,9 +1,10 @@
 // The picture button beside the search box; pasting and dropping a picture anywhere; "/" for the search box.
-export default function ({ parentElement }) {
-  const uploader = () => document.querySelector('.st-key-picture_drop input[type="file"]');
+export default function ({ data, parentElement, setTriggerValue }) {
   const give = (file) => {
-    const input = uploader();
-    if (!input || !file) return;
+    if (!file) return;
+    if (file.size > data.limit) { setTriggerValue("refused", file.size); return; }
+    const input = document.querySelector('.st-key-picture_drop input[type="file"]');
+    if (!input) return;
     const files = new DataTransfer();
     files.items.add(file);
     input.files = files.files;
@@ -11,7 +12,9 @@ export default function ({ parentElement }) {
   };
   const picture = (transfer) => [...(transfer?.files ?? [])].find((file) => file.type.startsWith("image/"));
   const veil = parentElement.querySelector(".drop");
-  parentElement.querySelector(".pick").onclick = () => uploader()?.click();
+  const chooser = parentElement.querySelector(".file");
+  parentElement.querySelector(".pick").onclick = () => chooser.click();
+  chooser.onchange = () => { give(chooser.files[0]); chooser.value = ""; };
 
   const listeners = {
     paste(event) {

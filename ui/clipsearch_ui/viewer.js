@@ -1,13 +1,21 @@
-// One photo, large. Its alternative text is a property of the image and never becomes HTML.
+// One photo, large: its thumbnail at once, then itself. Its alternative text is a property and never becomes HTML.
 export default function ({ data, parentElement }) {
   const frame = parentElement.querySelector(".frame");
-  const image = frame.querySelector("img");
-  if (image.getAttribute("src") !== data.src) {
-    frame.classList.remove("gone");
-    image.onerror = () => frame.classList.add("gone");
-    image.src = data.src;
+  const early = frame.querySelector(".early");
+  const photo = frame.querySelector(".photo");
+  photo.alt = data.alt;
+  if (photo.getAttribute("src") === data.src) return;
+  frame.classList.remove("gone", "there");
+  // A small photo is enlarged, but not until it is nothing but blocks.
+  for (const image of [early, photo]) {
+    image.style.maxWidth = `min(100%, ${data.width * 2.5}px)`;
+    image.style.maxHeight = `min(100%, ${data.height * 2.5}px)`;
   }
-  image.alt = data.alt;
-  image.width = data.width;
-  image.height = data.height;
+  photo.onerror = () => frame.classList.add("gone");
+  photo.onload = () => {
+    frame.classList.add("there");
+    for (const address of data.beside) new Image().src = address;
+  };
+  early.src = data.early;
+  photo.src = data.src;
 }
