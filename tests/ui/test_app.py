@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
 from pathlib import Path
 
+import colours
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipsearch.errors import ModelNotFound
-from clipsearch_ui import server
+from clipsearch_ui import server, state
 
 pytestmark = pytest.mark.usefixtures("fresh_shelf")
 
@@ -25,6 +29,7 @@ def texts(test: AppTest) -> str:
     kinds = (
         test.markdown,
         test.info,
+        test.success,
         test.error,
         test.warning,
         test.title,
@@ -33,6 +38,10 @@ def texts(test: AppTest) -> str:
         test.code,
     )
     return "\n".join(str(element.value) for kind in kinds for element in kind)
+
+
+def headers(test: AppTest) -> list[str]:
+    return [element.value for element in test.header]
 
 
 def shown(test: AppTest) -> list[int]:
@@ -54,8 +63,6 @@ def test_a_query_in_the_address_is_asked(filled: Path, monkeypatch: pytest.Monke
 
 
 def test_asking_is_noted_and_goes_back_to_page_one(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from clipsearch_ui import state
-
     test = app(filled, monkeypatch, page="2").run()
     assert len(shown(test)) < 48
     test.text_input(key="q").set_value("blue").run()
@@ -85,8 +92,6 @@ def test_it_says_what_is_shown(filled: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_search_is_saved_with_its_filters(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from clipsearch_ui import state
-
     test = app(filled, monkeypatch, q="red", camera="Canon EOS", photo="3").run()
     test.text_input(key="save_name").set_value("red walls")
     next(button for button in test.button if button.label == "Save").click().run()
@@ -158,8 +163,6 @@ def test_first_run_offers_to_index(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_indexing_from_the_page(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from clipsearch_ui import state
-
     library = tmp_path / "new"
     test = app(library, monkeypatch).run()
     test.text_input(key="index_folder").set_value(str(photos))
@@ -242,6 +245,89 @@ def test_the_library_page_lists_failures(filled: Path, monkeypatch: pytest.Monke
     table = test.dataframe[0].value
     assert list(table["File"]) == ["broken.jpg"]
     assert "not an image" in table["Reason"][0]
+
+
+def test_stop_keeps_what_was_done(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    encode = colours.Colours.encode_pixels
+
+    def slow(self: colours.Colours, pixels: np.ndarray) -> np.ndarray:
+        assert go_on.wait(60)
+        return encode(self, pixels)
+
+    monkeypatch.setattr(colours.Colours, "encode_pixels", slow)
+    place = tmp_path / "new"
+    test = page("library_page", place, monkeypatch)
+    assert "indexing a folder makes one" in texts(test)
+    test.text_input(key="index_folder").set_value(str(photos))
+    test.button[0].click().run()
+    run = state.shelf().open(place).run
+    assert run is not None
+    assert run.running
+    test.run()
+    assert test.button[0].disabled  # one run at a time
+    test.button(key="stop_index").click().run()
+    assert run.stopping
+    go_on.set()
+    run.wait(60)
+    assert run.summary is not None
+    assert run.summary.interrupted
+    test.run()
+    assert "Stopped: " in texts(test)
+    test.button(key="index_all").click().run()
+    again = state.shelf().open(place).run
+    assert again is not None
+    again.wait(60)
+    assert again.summary is not None
+    assert run.summary.new + again.summary.new == 64
+    assert not test.run().exception
+    assert "Done: " in texts(test)
+
+
+def test_a_folder_that_is_offline(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from conftest import build_library
+
+    drives = [tmp_path / "disk", tmp_path / "stick"]
+    for drive, name in zip(drives, ("red-00.jpg", "blue-02.jpg"), strict=True):
+        drive.mkdir()
+        shutil.copy(photos / "travel" / name, drive)
+    library = build_library(tmp_path / "library", *drives)
+    drives[1].rename(tmp_path / "away")
+    test = page("library_page", library, monkeypatch)
+    test.button(key="index_all").click().run()
+    run = state.shelf().open(library).run
+    assert run is not None
+    run.wait(60)
+    test.run()
+    assert not test.exception
+    assert "stick is offline: its photos can be found" in texts(test).replace("\\", "")
+    assert "stick is offline; its photos are kept" in texts(test).replace("\\", "")
+    found = app(library, monkeypatch, q="blue").run()
+    assert len(shown(found)) == 2
+
+
+def test_another_library_is_opened(filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = page("library_page", tmp_path / "none", monkeypatch)
+    opened = next(button for button in test.button if button.label == "Open")
+    test.text_input(key="switch_path").set_value(str(tmp_path / "nowhere"))
+    opened.click().run()
+    assert "There is no library at" in texts(test)
+    test.text_input(key="switch_path").set_value(str(filled))
+    next(button for button in test.button if button.label == "Open").click().run()
+    assert "This is now the library at" in texts(test)
+    assert [metric.value for metric in test.metric][:2] == ["64", "64"]
+
+
+def test_the_map_narrows_to_a_place(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = page("map_page", filled, monkeypatch)
+    assert "6 photos with a place" in headers(test)
+    places = test.selectbox(key="spot")
+    assert len(places.options) == 7
+    assert places.options[1].startswith("48.00000° N, ")
+    places.select("48.00000,2.00000").run()
+    assert not test.exception
+    assert "1 photo at this place" in headers(test)
+    assert len(shown(test)) == 1
 
 
 def test_duplicates_are_grouped(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.ui.conftest import build_library, make_photos
@@ -149,6 +150,27 @@ def shot(page: Page, name: str) -> None:
         page.screenshot(path=Path(folder) / f"{name}.png")
 
 
+def settled(page: Page) -> None:
+    """Wait until the script has run and no transition is under way."""
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+    expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
+    page.wait_for_function("document.getAnimations().every((one) => one.playState !== 'running')")
+
+
+def accessible(page: Page, *, dark: bool = False) -> None:
+    """axe finds nothing to object to: contrast, names, roles, the order of headings."""
+    scheme = "dark" if dark else "light"
+    page.emulate_media(color_scheme="dark" if dark else "light")
+    page.wait_for_function(
+        "scheme => getComputedStyle(document.querySelector('.stApp')).colorScheme === scheme", arg=scheme
+    )
+    settled(page)
+    found = Axe().run(page).response["violations"]
+    assert not [
+        (rule["id"], node["html"], node["failureSummary"]) for rule in found for node in rule["nodes"]
+    ]
+
+
 def test_words_by_keyboard_alone(page: Page) -> None:
     page.keyboard.press("/")
     page.keyboard.type("green")
@@ -266,6 +288,7 @@ def test_filters_and_no_result(page: Page, address: str) -> None:
     page.keyboard.press("Enter")
     expect(page.get_by_text("Nothing found")).to_be_visible()
     shot(page, "nothing")
+    accessible(page)
     page.get_by_role("button", name="Clear the filters").click()
     expect(page.get_by_text("64 photos", exact=False).first).to_be_visible()
     page.goto(f"{address}/?camera=Canon+EOS&q=red")
@@ -289,6 +312,8 @@ def test_the_other_pages(page: Page, name: str) -> None:
     expect(page.get_by_test_id("stStatusWidget")).to_have_count(0)
     assert not page.get_by_text("Oh no", exact=False).count()
     shot(page, name.lower())
+    accessible(page)
+    accessible(page, dark=True)
 
 
 @pytest.mark.parametrize(("name", "width", "dark"), [("dark", 1280, True), ("phone", 390, False)])
@@ -303,9 +328,11 @@ def test_looks(browser: Browser, address: str, name: str, width: int, dark: bool
     assert box["x"] >= 0
     assert box["x"] + box["width"] <= width
     shot(page, name)
+    accessible(page, dark=dark)
     page.locator(TILE).first.click()
     expect(page.get_by_role("dialog").locator(".frame.there .photo")).to_be_visible()
     shot(page, f"{name}-photo")
+    accessible(page, dark=dark)
     page.close()
 
 

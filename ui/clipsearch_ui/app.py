@@ -23,7 +23,10 @@ button[data-testid^="stBaseButton-primary"]:not(:disabled) { color: light-dark(#
   .st-key-ask > div:first-child { min-width: 0; flex: 1 1 0; }
   .st-key-ask > div:has(> .st-key-pick) { flex: 0 0 3rem; min-width: 0; }
   .st-key-pick { width: 3rem; }
-  .st-key-searches p, .st-key-steps kbd { display: none; }
+  .st-key-steps kbd { display: none; }
+  .st-key-searches button p {  /* read out, not seen */
+    position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
+  }
 }
 </style>""")
 

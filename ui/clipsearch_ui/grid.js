@@ -1,5 +1,6 @@
 // A justified grid of photos: arrows move, Enter opens. Data comes as text and numbers and never becomes HTML.
 const grids = new WeakMap();
+const EAGER = 16; // pictures that are fetched before anyone scrolls to them
 
 export default function (component) {
   const { data, parentElement, setTriggerValue } = component;
@@ -16,13 +17,13 @@ export default function (component) {
     const main = list.getRootNode().host?.closest('[data-testid="stMain"]');
     if (state.shown && main && list.getBoundingClientRect().top < 0) main.scrollTo({ top: 0 });
     state.shown = shown;
-    list.replaceChildren(...data.items.map((item, i) => tile(item, i === 0, state)));
+    list.replaceChildren(...data.items.map((item, i) => tile(item, i, state)));
   }
   list.onkeydown = (event) => move(event, list);
   return () => { list.onkeydown = null; };
 }
 
-function tile(item, first, state) {
+function tile(item, at, state) {
   const shape = Math.min(3, Math.max(0.45, item.width / item.height));
   const box = document.createElement("li");
   box.className = "tile";
@@ -30,13 +31,14 @@ function tile(item, first, state) {
   if (window.innerWidth <= 640) box.style.flexBasis = `calc(var(--row) * ${shape * 0.62})`;
   const open = element("button", "open");
   open.type = "button";
-  open.tabIndex = first ? 0 : -1;
+  open.tabIndex = at === 0 ? 0 : -1;
   open.dataset.photo = item.id;
   open.setAttribute("aria-label", `Open ${item.name}`);
   open.onclick = () => { state.send("open", item.id); afterwards(box.parentElement, item.id); };
   const image = element("img");
   image.alt = item.alt;
   image.decoding = "async";
+  if (at >= EAGER) image.loading = "lazy";
   image.onload = () => image.classList.add("there");
   image.onerror = () => box.classList.add("gone");
   image.src = item.src;

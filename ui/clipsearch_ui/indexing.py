@@ -40,6 +40,11 @@ class IndexRun:
         """Whether it is at work."""
         return self._thread.is_alive()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to end."""
+        return self._stop.is_set()
+
     def stop(self) -> None:
         """End it soon; what was done is kept."""
         self._stop.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import datetime
 from pathlib import Path
 
 import streamlit as st
@@ -63,7 +64,7 @@ def _overview(opened: Opened, status: Status) -> None:
         st.metric("On disk", _bytes(status.disk_bytes), border=True)
     st.caption(f"{plain(str(status.path))} · {_index_line(status)}")
     for root in status.roots:
-        when = f"last looked at {root.last_scanned[:16].replace('T', ' ')} UTC" if root.last_scanned else ""
+        when = f"last looked at {_local(root.last_scanned)}" if root.last_scanned else ""
         if root.online:
             st.markdown(f":material/folder: {plain(display(root.path))} :gray[{when}]")
         else:
@@ -72,6 +73,11 @@ def _overview(opened: Opened, status: Status) -> None:
                 "it is back.",
                 icon=":material/cloud_off:",
             )
+
+
+def _local(moment: str) -> str:
+    """A moment of the catalog, which is UTC, on this computer's clock."""
+    return datetime.fromisoformat(moment).astimezone().strftime("%d %B %Y, %H:%M")
 
 
 def _index_line(status: Status) -> str:
@@ -86,15 +92,22 @@ def _index_line(status: Status) -> str:
 
 
 def index_form(*, first: bool) -> None:
-    """Name a folder and begin."""
+    """Name a folder and begin; one run at a time."""
+    pictures = Path.home() / "Pictures"
+    opened = shelf().at(library_path())
+    busy = opened is not None and opened.run is not None and opened.run.running
     with st.form("index", border=False):
         folder = st.text_input(
-            "Folder of photos", placeholder=str(Path.home() / "Pictures"), key="index_folder"
+            "Folder of photos",
+            value=str(pictures) if first and pictures.is_dir() else "",
+            placeholder=str(pictures),
+            key="index_folder",
         )
         label = "Index this folder" if first else "Index"
-        if st.form_submit_button(label, type="primary", icon=":material/play_arrow:"):
+        if st.form_submit_button(label, type="primary", icon=":material/play_arrow:", disabled=busy):
             _start(str(folder or "").strip())
-    if not first and st.button("Look for changes in all folders", icon=":material/refresh:"):
+    look = "Look for changes in all folders"
+    if not first and st.button(look, icon=":material/refresh:", disabled=busy, key="index_all"):
         current().start_index([])
         st.rerun()
 
@@ -134,16 +147,25 @@ def _progress(was_empty: bool) -> None:
         st.rerun()
     assert run is not None
     progress = run.progress
-    if progress is None or progress.total <= 0:
-        met = f": {progress.done:,} files so far" if progress is not None and progress.done else ""
+    if progress is None:
+        st.progress(0.0, text="Starting …")
+    elif progress.total <= 0:
+        met = f": {progress.done:,} files so far" if progress.done else ""
         st.progress(0.0, text=f"Looking for photos{met} …")
     else:
         left = run.seconds_left()
         about = "" if left is None else f", about {_duration(left)} left"
         text = f"{progress.done:,} of {progress.total:,} files, {progress.new:,} new photos{about}"
         st.progress(min(1.0, progress.done / progress.total), text=text)
-    st.caption("Searching works meanwhile; new photos appear every few seconds.")
-    st.button("Stop", on_click=run.stop, icon=":material/stop:", key="stop_index")
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.button(
+            "Stopping …" if run.stopping else "Stop",
+            on_click=run.stop,
+            disabled=run.stopping,
+            icon=":material/stop:",
+            key="stop_index",
+        )
+        st.caption("Searching works meanwhile, and finds what is indexed so far.", width="content")
 
 
 def _outcome(run: IndexRun) -> None:
@@ -157,8 +179,14 @@ def _outcome(run: IndexRun) -> None:
     parts += [f"{summary.unchanged:,} unchanged"] if summary.unchanged else []
     parts += [f"{summary.moved:,} moved"] if summary.moved else []
     parts += [f"{len(summary.failed):,} could not be read"] if summary.failed else []
-    said = "Stopped" if summary.interrupted else "Done"
-    st.success(f"{said}: {', '.join(parts)} in {_duration(summary.seconds)}.", icon=":material/check:")
+    said = f"{', '.join(parts)} in {_duration(summary.seconds)}."
+    if summary.interrupted:
+        st.info(
+            f"Stopped: {said} These are kept; look for changes to go on with the rest.",
+            icon=":material/pause:",
+        )
+    else:
+        st.success(f"Done: {said}", icon=":material/check:")
     for root in summary.offline:
         st.warning(f"{plain(display(root))} is offline; its photos are kept.", icon=":material/cloud_off:")
 
@@ -216,8 +244,11 @@ def _open(wanted: str) -> None:
     path = Path(wanted).expanduser()
     try:
         shelf().open(path)
+    except LibraryNotFound:
+        st.error(f"There is no library at {plain(str(path))}.", icon=":material/error:")
+        return
     except ClipsearchError as error:
-        st.error(plain(str(error)))
+        st.error(plain(str(error)), icon=":material/error:")
         return
     switch_library(path)
     notice(f"This is now the library at {path}.")

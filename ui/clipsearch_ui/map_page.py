@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,16 @@ import streamlit as st
 
 from clipsearch.search import Where
 from clipsearch_ui.browsing import follow, gallery
-from clipsearch_ui.photo import show_open_photo
-from clipsearch_ui.state import current
+from clipsearch_ui.photo import place, show_open_photo
+from clipsearch_ui.state import close_photo, current
 
 CELLS = 300
 """Photos are drawn together where they lie within the width of the map by so much."""
+LISTED = 200
+"""Places that can be chosen from the list."""
 
+Box = tuple[float, float, float, float]
+"""South, west, north, east in degrees."""
 
 if TYPE_CHECKING:
     import altair as alt
@@ -39,13 +44,16 @@ def show() -> None:
         )
         return
     north, east = overview.latitude[placed], overview.longitude[placed]
-    box = _map(north, east)
-    if st.button("Show the whole world", icon=":material/public:", disabled=box is None):
-        st.session_state["map_number"] = st.session_state.get("map_number", 0) + 1
-        st.rerun()
+    seen, spots, clicked = _map(north, east)
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        spot = _spot(spots, clicked)
+        if st.button("Show the whole world", icon=":material/public:", disabled=seen is None):
+            st.session_state["map_number"] = st.session_state.get("map_number", 0) + 1
+            st.rerun()
     with opened.library.look() as view:
-        found = view.newest(Where(has_gps=True, box=box))
-    st.header(f"{found.total:,} photos {'in view' if box else 'with a place'}", anchor=False)
+        found = view.newest(Where(has_gps=True, box=spot or seen))
+    which = "at this place" if spot else "in view" if seen else "with a place"
+    st.header(f"{found.total:,} photo{'' if found.total == 1 else 's'} {which}", anchor=False)
     gallery(opened, found.slots.tolist(), key="map", label="Photos on the map")
     show_open_photo(opened)
 
@@ -64,14 +72,40 @@ def _land() -> pd.DataFrame:
     )
 
 
-def _map(north: np.ndarray[Any, Any], east: np.ndarray[Any, Any]) -> tuple[float, float, float, float] | None:
-    """Draw the map; returns what is in view as south, west, north, east, None for all of it."""
+def _spot(spots: Mapping[str, tuple[int, Box]], clicked: str | None) -> Box | None:
+    """One place of those in view: clicked on, or chosen in the list, which the keyboard reaches."""
+    if clicked != st.session_state.get("spot_clicked"):
+        st.session_state["spot_clicked"] = clicked
+        st.session_state["spot"] = clicked or ""
+    if st.session_state.get("spot") not in spots:
+        st.session_state["spot"] = ""
+    names = {key: f"{place(*_middle(box))}  ({count:,})" for key, (count, box) in spots.items()}
+    chosen = st.selectbox(
+        "Place",
+        ["", *names],
+        format_func=lambda key: names.get(key, "All places in view"),
+        key="spot",
+        on_change=close_photo,
+        width=320,
+    )
+    return spots[chosen][1] if chosen else None
+
+
+def _middle(box: Box) -> tuple[float, float]:
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+
+
+def _map(
+    north: np.ndarray[Any, Any], east: np.ndarray[Any, Any]
+) -> tuple[Box | None, dict[str, tuple[int, Box]], str | None]:
+    """Draw the map. Returns what is in view (None for all of it), its places, and which was clicked on."""
     import altair as alt  # here, because it takes half a second to load, which no other page should wait for
 
     key = f"map_{st.session_state.get('map_number', 0)}"
     seen = _view(st.session_state.get(key))
     width = (seen[3] - seen[1]) if seen else 360.0
     points = _together(north, east, max(width / CELLS, 1e-6))
+    spot = alt.selection_point(name="spot", fields=["key"])
     view = alt.selection_interval(name="view", bind="scales")
     x = alt.X("east:Q", scale=alt.Scale(domain=[-180, 180], nice=False), title=None, axis=_axis("E", "W"))
     y = alt.Y("north:Q", scale=alt.Scale(domain=[-60, 84], nice=False), title=None, axis=_axis("N", "S"))
@@ -82,7 +116,9 @@ def _map(north: np.ndarray[Any, Any], east: np.ndarray[Any, Any]) -> tuple[float
     )
     dots = (
         alt.Chart(points)
-        .mark_circle(color="#e2572b", opacity=0.85, stroke="white", strokeWidth=1, clip=True)
+        .mark_circle(
+            color="#e2572b", opacity=0.85, stroke="white", strokeWidth=1, clip=True, cursor="pointer"
+        )
         .encode(
             x=x,
             y=y,
@@ -95,16 +131,31 @@ def _map(north: np.ndarray[Any, Any], east: np.ndarray[Any, Any]) -> tuple[float
                 alt.Tooltip("east", title="East", format=".4f"),
             ],
         )
-        .add_params(view)
+        .add_params(view, spot)
     )
-    st.altair_chart(
+    event = st.altair_chart(
         alt.layer(land, dots).properties(height=460),
         on_select="rerun",
         key=key,
         alt="A map of where photos were taken; the photos in view follow below",
     )
-    st.caption("Drag to move, scroll to zoom; the photos below are those in view. Land: Natural Earth.")
-    return seen
+    st.caption(
+        "Drag to move, scroll to zoom, click on a place; the photos below are those in view. "
+        "Land: Natural Earth."
+    )
+    picked = (event.selection.get("spot") if event else None) or []
+    return seen, _places(points, seen), str(picked[0]["key"]) if picked else None
+
+
+def _places(points: pd.DataFrame, seen: Box | None) -> dict[str, tuple[int, Box]]:
+    """The places in view: how many photos, and where; the largest ones."""
+    if seen is not None:
+        south, west, north, east = seen
+        points = points[points.north.between(south, north) & points.east.between(west, east)]
+    largest = points.nlargest(LISTED, "photos")
+    return {
+        row.key: (int(row.photos), (row.south, row.west, row.top, row.right)) for row in largest.itertuples()
+    }
 
 
 def _axis(positive: str, negative: str) -> alt.Axis:
@@ -114,7 +165,7 @@ def _axis(positive: str, negative: str) -> alt.Axis:
     return alt.Axis(labelExpr=label, grid=True, gridOpacity=0.25, tickCount=6, labelFlush=True)
 
 
-def _view(event: Any) -> tuple[float, float, float, float] | None:
+def _view(event: Any) -> Box | None:
     selected = {} if event is None else (event.get("selection") or {}).get("view") or {}
     try:
         (west, east), (south, north) = selected["east"], selected["north"]
@@ -126,10 +177,19 @@ def _view(event: Any) -> tuple[float, float, float, float] | None:
 
 
 def _together(north: np.ndarray[Any, Any], east: np.ndarray[Any, Any], cell: float) -> pd.DataFrame:
-    """One point for the photos of each cell of `cell` degrees, in their middle."""
+    """One point for the photos of each cell of `cell` degrees, in their middle; with the box around them."""
     import pandas as pd
 
     table = pd.DataFrame({"north": north, "east": east})
     groups = table.groupby([np.floor(north / cell), np.floor(east / cell)])
-    points = groups.agg(north=("north", "mean"), east=("east", "mean"), photos=("north", "size"))
-    return points.reset_index(drop=True)
+    points = groups.agg(
+        photos=("north", "size"),
+        north=("north", "mean"),
+        east=("east", "mean"),
+        south=("north", "min"),
+        top=("north", "max"),
+        west=("east", "min"),
+        right=("east", "max"),
+    ).reset_index(drop=True)
+    points["key"] = [f"{one:.5f},{other:.5f}" for one, other in zip(points.north, points.east, strict=True)]
+    return points

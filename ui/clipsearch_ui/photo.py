@@ -131,7 +131,7 @@ def _facts(photo: Photo) -> None:
         "Taken" if photo.taken_at else "File date": _when(photo.taken_at or photo.dated_at),
         "Camera": " · ".join(part for part in (photo.camera, photo.lens) if part),
         "Size": f"{photo.width:,} × {photo.height:,} px · {photo.format} · {_bytes(photo.size)}",
-        "Place": _place(photo),
+        "Place": place(photo.latitude, photo.longitude),
         "Keywords": ", ".join(photo.keywords),
     }
     for name, value in rows.items():
@@ -148,11 +148,12 @@ def _when(moment: str | None) -> str:
         return moment or ""
 
 
-def _place(photo: Photo) -> str:
-    if photo.latitude is None or photo.longitude is None:
+def place(latitude: float | None, longitude: float | None) -> str:
+    """Degrees as people write them; empty where they are not known."""
+    if latitude is None or longitude is None:
         return ""
-    north = f"{abs(photo.latitude):.5f}° {'N' if photo.latitude >= 0 else 'S'}"
-    return f"{north}, {abs(photo.longitude):.5f}° {'E' if photo.longitude >= 0 else 'W'}"
+    north = f"{abs(latitude):.5f}° {'N' if latitude >= 0 else 'S'}"
+    return f"{north}, {abs(longitude):.5f}° {'E' if longitude >= 0 else 'W'}"
 
 
 def _bytes(size: int) -> str:

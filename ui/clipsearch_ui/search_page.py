@@ -212,7 +212,7 @@ def _page(opened: Opened, results: Results, *, scores: bool) -> None:
 
 def _nothing(chosen: filters.Filters) -> None:
     with st.container(border=True, horizontal_alignment="center"):
-        st.markdown("#### Nothing found", text_alignment="center")
+        st.markdown("## Nothing found", text_alignment="center")
         if chosen.active():
             st.markdown("No photo passes all of the filters.", text_alignment="center")
             st.button("Clear the filters", on_click=filters.clear, type="primary", key="clear_all")
