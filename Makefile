@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 # A process for each processor, and one thread of arithmetic in each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: help demo test check crash-test bench clean
+.PHONY: help demo test check crash-test bench bench-ui screenshots clean
 
 help:
 	@echo "make demo [PHOTOS=DIR]  install, index photographs and run three queries"
@@ -15,6 +15,8 @@ help:
 	@echo "make check              ruff, mypy --strict, import-linter and the tests"
 	@echo "make crash-test         kills, power cuts, full disks, flipped bits and crowds of readers, at length (an hour)"
 	@echo "make bench [PHOTOS=DIR] the benchmarks; those of indexing need photos"
+	@echo "make bench-ui           the web page in Chromium, with 10,000 and 100,000 photos (ten minutes)"
+	@echo "make screenshots        the pictures of the documentation anew, with the bundled model; needs Chromium"
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -58,6 +60,12 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.cold_query
 	$(if $(PHOTOS),$(BIN)/python benchmarks/dct_scale.py "$(PHOTOS)" --model mini)
 	$(if $(PHOTOS),$(BIN)/python benchmarks/ingest.py "$(PHOTOS)" --model mini)
+
+bench-ui: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.ui
+
+screenshots: $(VENV)/.dev
+	$(BIN)/python tests/ui/screenshots.py
 
 clean:
 	rm -rf $(VENV) demo build dist

@@ -1,7 +1,6 @@
-"""Make the pictures of docs/ui.md: ``python tests/ui/screenshots.py [--model NAME]``.
+"""Make the pictures of README.md and docs/ui.md: ``make screenshots``, or ``python tests/ui/screenshots.py``.
 
-They show the photographs that scikit-image and scikit-learn bring along, and nothing else. Without a model on
-this machine the one of `colours` answers.
+They show the photographs that scikit-image and scikit-learn bring along, and nothing else.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import colours
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 from test_browser import ARGUMENTS, CHROMIUM, TILE, serve
@@ -61,18 +59,19 @@ def collect(folder: Path) -> Path:
     return folder
 
 
-def shoot(browser: Browser, address: str, words: str, like: str) -> None:
+def shoot(browser: Browser, address: str, words: str, opened: str, like: str) -> None:
+    """A search, a photo of it, and what is like another one, in the dark."""
     page = browser.new_page(viewport={"width": 1120, "height": 680})
     page.set_default_timeout(120_000)
     page.goto(f"{address}/?q={words.replace(' ', '+')}")
     settle(page)
     keep(page, "ui-search")
-    page.get_by_role("button", name=f"Open {like}").click()
+    photo = page.get_by_role("button", name=f"Open {like}").get_attribute("data-photo")
+    page.get_by_role("button", name=f"Open {opened}").click()
     page.locator("[role=dialog] .frame.there").wait_for()
     page.mouse.move(5, 5)
     page.wait_for_timeout(2000)
     keep(page, "ui-photo")
-    photo = page.evaluate("new URLSearchParams(location.search).get('photo')")
     page = browser.new_page(viewport={"width": 1120, "height": 680}, color_scheme="dark")
     page.set_default_timeout(120_000)
     page.goto(f"{address}/?q=photo:{photo}")
@@ -96,15 +95,13 @@ def keep(page: Page, name: str) -> None:
 def main() -> None:
     """Make all three."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", help="a model on this machine; else the colours of the tests")
-    parser.add_argument("--words", default="orange", help="what is asked for")
+    parser.add_argument("--model", default="mini", help="a model on this machine")
+    parser.add_argument("--words", default="a rocket", help="what is asked for")
     parser.add_argument("--photo", default="chelsea.png", help="which photo is opened")
+    parser.add_argument("--like", default="gravel.png", help="which photo others are compared with")
     given = parser.parse_args()
     DOCS.mkdir(parents=True, exist_ok=True)
-    if given.model is None:
-        colours.install()
-    else:
-        os.environ["CLIPSEARCH_REAL_MODEL"] = "1"
+    os.environ["CLIPSEARCH_REAL_MODEL"] = "1"  # for the server, which is a process of its own
     from clipsearch.api import Library
 
     with tempfile.TemporaryDirectory(prefix="photos-") as name:
@@ -114,7 +111,7 @@ def main() -> None:
         for address in serve(place / "library", place / "log"):
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-                shoot(browser, address, given.words, given.photo)
+                shoot(browser, address, given.words, given.photo, given.like)
                 browser.close()
 
 
