@@ -66,11 +66,15 @@ WATCH = """
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds from the start of the command and of each search; resident memory of the server in MB."""
+    """Seconds from the start of the command and of each search; what a search costs the server's processor.
+
+    `memory` is the server's resident memory in MB: before the searches that count, then after each quarter.
+    """
 
     box: float
     pictures: float
     searches: list[float]
+    processor: float
     memory: list[float]
 
 
@@ -131,6 +135,12 @@ def memory(process: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+def processor(process: int) -> float:
+    """Seconds of processors that a process has used."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def search(page: Page, words: str) -> float:
     """Type a query and press Enter: seconds until its first pictures are painted."""
     box = page.locator(".st-key-q input")
@@ -153,13 +163,14 @@ def measure(page: Page, place: Path, searches: int) -> Measured:
         pictures = time.perf_counter() - started
         for query in words[:WARM]:
             search(page, query)
-        taken, held = [], [memory(process)]
+        taken, held, used = [], [memory(process)], processor(process)
         for number, query in enumerate(words[WARM : WARM + searches], 1):
             taken.append(search(page, query))
             if number % max(1, searches // 4) == 0:
                 held.append(memory(process))
+        used = (processor(process) - used) / searches
         page.goto("about:blank")
-        return Measured(box, pictures, taken, held)
+        return Measured(box, pictures, taken, used, held)
 
 
 def main() -> None:
@@ -168,7 +179,8 @@ def main() -> None:
     parser.add_argument("--photos", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--searches", type=int, default=200)
     options = parser.parse_args()
-    print(f"{'photos':>8} {'page usable':>12} {'pictures':>10} {'a search':>10} {'p95':>8}   server's memory")
+    heads = ("photos", "page usable", "pictures", "a search", "p95", "server CPU")
+    print("".join(f"{head:>13}" for head in heads), "  server's memory")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         for count in options.photos:
@@ -181,8 +193,8 @@ def main() -> None:
             taken = sorted(found.searches)
             median, slow = statistics.median(taken), taken[int(len(taken) * 0.95)]
             held = ", ".join(f"{megabytes:.0f}" for megabytes in found.memory)
-            seconds = f"{found.box:10.2f} s {found.pictures:8.2f} s {median:8.2f} s {slow:6.2f} s"
-            print(f"{count:8,} {seconds}   {held} MB", flush=True)
+            seconds = (found.box, found.pictures, median, slow, found.processor)
+            print(f"{count:13,}", *(f"{each:10.2f} s" for each in seconds), f"  {held} MB", flush=True)
         browser.close()
 
 

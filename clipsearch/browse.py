@@ -6,7 +6,6 @@ a `Ranking` once and then for the few photos that it shows: thousands of results
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -310,8 +309,3 @@ def _joined(count: int, pairs: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int
     for node in sorted({int(node) for node in pairs.ravel()}):
         members.setdefault(root(node), []).append(node)
     return [np.array(group, np.int64) for group in members.values()]
-
-
-def under(folder: str) -> tuple[bytes, ...]:
-    """A folder as `Where.under` takes it; empty for none."""
-    return (os.path.abspath(os.path.expanduser(os.fsencode(folder))),) if folder else ()  # noqa: PTH100, PTH111

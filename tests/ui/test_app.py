@@ -98,6 +98,13 @@ def test_a_search_is_saved_with_its_filters(filled: Path, monkeypatch: pytest.Mo
     assert not test.exception
     searches = state.shelf().open(filled).searches
     assert searches.saved == {"red walls": "q=red&camera=Canon+EOS"}
+    test = app(filled, monkeypatch, q="blue", format="JPEG", sort="Newest").run()
+    test.button(key="go_red walls").click().run()
+    assert not test.exception
+    assert test.text_input(key="q").value == "red"
+    assert test.query_params["camera"] == "Canon EOS"
+    assert "format" not in test.query_params
+    assert "**20** photos, best match first" in texts(test)
     searches.forget("red walls")
     test = app(filled, monkeypatch, q="picture:0123456789abcdef").run()
     assert "kept only while the server runs" in texts(test)
@@ -116,6 +123,27 @@ def test_filters_narrow_and_counts_follow(filled: Path, monkeypatch: pytest.Monk
     test.selectbox(key="filter_camera").select("").run()
     assert "**64** photos" in texts(test)
     assert "camera" not in test.query_params
+
+
+@pytest.mark.parametrize(
+    ("chosen", "count"),
+    [
+        ({"since": "2021-01-01", "until": "2021-12-31"}, 19),
+        ({"since": "2021-05-05", "until": "2021-05-05"}, 4),
+        ({"folder": "photos0/travel"}, 30),
+        ({"format": "JPEG"}, 64),
+        ({"format": "PNG"}, 0),
+        ({"place": "yes"}, 6),
+        ({"text": "a red wall"}, 5),
+        ({"camera": "Nikon D70", "place": "no", "folder": "photos0/home"}, 20),
+    ],
+)
+def test_each_filter(
+    filled: Path, monkeypatch: pytest.MonkeyPatch, chosen: dict[str, str], count: int
+) -> None:
+    test = app(filled, monkeypatch, **chosen, every="1").run()
+    assert not test.exception
+    assert f"**{count}** photos" in texts(test)
 
 
 def test_no_result_offers_to_clear(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:

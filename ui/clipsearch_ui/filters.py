@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import date, timedelta
 
@@ -58,8 +59,15 @@ def read() -> Filters:
     if _STATE not in st.session_state or (
         in_address != st.session_state.get(_WRITTEN) and any(in_address.values())
     ):
-        st.session_state[_STATE] = Filters(**{name: value[:300] for name, value in in_address.items()})
+        take(in_address)
     return _write()
+
+
+def take(address: Mapping[str, str]) -> None:
+    """Choose what an address says, and nothing else."""
+    st.session_state[_STATE] = Filters(
+        **{field.name: address.get(field.name, "")[:300] for field in fields(Filters)}
+    )
 
 
 def change(**changes: str) -> None:

@@ -210,8 +210,8 @@ def _models(opened: Opened | None) -> None:
     st.header("Models on this machine", anchor=False)
     model = None if opened is None else opened.library.status().model
     names = [found.name for found in zoo.installed()]
-    if not names:
-        st.markdown("None yet. `clipsearch models pull ViT-B-32-256` fetches the recommended one.")
+    if set(names) <= {"mini"}:
+        st.caption("`clipsearch models pull ViT-B-32-256` fetches a larger one, which finds much more.")
     for name in names:
         released = zoo.release(name)
         about = f" :gray[{released.imagenet:.0f}% on ImageNet, {released.edge} px]" if released else ""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 import streamlit as st
 
+from clipsearch_ui import filters
 from clipsearch_ui.searches import Searches
 from clipsearch_ui.state import ask, plain, words
 
@@ -23,7 +24,7 @@ def show(searches: Searches) -> None:
             with st.container(
                 horizontal=True, vertical_alignment="center", horizontal_alignment="distribute", gap="small"
             ):
-                st.link_button(plain(name), f"?{target}", type="tertiary", key=f"go_{name}")
+                st.button(plain(name), type="tertiary", key=f"go_{name}", on_click=_go, args=(target,))
                 st.button(
                     "Remove",
                     icon=":material/close:",
@@ -38,6 +39,14 @@ def show(searches: Searches) -> None:
             st.button(plain(query), key=f"recent_{number}", type="tertiary", on_click=ask, args=(query,))
         if searches.recent:
             st.button("Clear recent", on_click=searches.clear_recent, key="clear_recent")
+
+
+def _go(target: str) -> None:
+    """Search as the saved address says."""
+    address = dict(parse_qsl(target))
+    filters.take(address)
+    st.session_state["sort"] = "date" if address.get("sort") == "Newest" else "match"
+    ask(address.get("q", ""))
 
 
 def _save(searches: Searches) -> None:
