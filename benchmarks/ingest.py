@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -32,6 +31,13 @@ from clipsearch.tokenizer import ClipTokenizer
 from clipsearch.weights import save_folder
 from clipsearch_indexer.scan import FileStat, scan
 
+# A process counts the memory of the one that it was forked from as its own, so a small one comes between.
+MEASURED = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:]).returncode
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)
+sys.exit(code)
+"""
 RCLIP_MODEL = "ViT-B-32-256-datacomp_s34b_b86k"
 
 
@@ -91,10 +97,10 @@ def run_ours(photos: Path, model: str, scratch: Path) -> dict[str, float]:
         "--json",
     ]
     started = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, check=False)
+    done = subprocess.run([sys.executable, "-c", MEASURED, *command], capture_output=True, check=False)
     wall = time.perf_counter() - started
     summary = json.loads(done.stdout)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    peak = int(done.stderr.splitlines()[-1]) / 1024
     return {
         "rate": summary["new"] / summary["seconds"],
         "rate_with_start": summary["new"] / wall,
