@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST_ARGS ?=
+# A process for each processor, and one thread of arithmetic in each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 .PHONY: help demo test check crash-test bench bench-ui screenshots clean
 
@@ -33,14 +35,14 @@ demo: $(VENV)/.runtime
 	@$(BIN)/python docs/examples/demo.py $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 # The same tests that CI runs in part; docs/reliability.md says what each promises.
 crash-test: export CLIPSEARCH_KILLS = 616

@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,3 +30,13 @@ def shared() -> Path:
             pytest.fail(f"{folder} is not there, and CI must not skip what needs it")
         pytest.skip(f"{folder} is not there")
     return folder
+
+
+@pytest.fixture(scope="session")
+def oddities(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of bombs, broken files, odd names and special files, with a MANIFEST.tsv."""
+    folder = tmp_path_factory.mktemp("oddities")
+    subprocess.run([sys.executable, shared / "make_oddities.py", folder], check=True, capture_output=True)
+    yield folder
+    for locked in ("noread_dir", "nox_dir"):
+        (folder / "fs" / locked).chmod(0o700)  # so that this can be cleaned up

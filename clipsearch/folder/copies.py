@@ -32,6 +32,8 @@ def backup(layout: Layout, catalog: Catalog, target: Path) -> None:
     """
     if target.exists():
         raise StorageError(f"{target} exists already; name a new folder for the backup.")
+    if layout.folder in target.parents:
+        raise StorageError(f"{target} lies in the library itself; name a folder outside for the backup.")
     with _staged(target) as stage:
         copy = Layout(stage)
         durable.make_directory(copy.spaces)

@@ -176,7 +176,7 @@ class LibraryFolder:
                     )
                 try:
                     vectors = VectorFile(self.layout.vectors(space), space.dim).open_read(space.slots)
-                    check_vectors(self.layout, seal, space)
+                    check_vectors(self.layout, seal, space, vectors)
                 except LibraryDamaged:
                     # A compaction may have replaced the file between the two readings: look once more.
                     if last:

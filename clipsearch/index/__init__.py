@@ -4,7 +4,8 @@ This package knows vectors and slots, no paths of photos and no SQL. FAISS is im
 """
 
 from clipsearch.index.exact import ExactSearch
-from clipsearch.index.ivfpq import Effort, IvfPq, IvfPqParams, build, extend, has_drifted
+from clipsearch.index.ivfpq import Effort, IvfPq, build, extend, has_drifted
+from clipsearch.index.params import IvfPqParams
 from clipsearch.index.planning import EXACT_LIMIT, IndexPlan, plan_index
 from clipsearch.index.searcher import Searcher
 from clipsearch.index.storage import Loaded, load, save

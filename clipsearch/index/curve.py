@@ -11,8 +11,7 @@ import numpy.typing as npt
 from clipsearch.index.checks import Floats, Vectors, positive_k, unit_queries
 from clipsearch.index.exact import ExactSearch
 from clipsearch.index.ivfpq import Effort, IvfPq, Kind, known_effort
-from clipsearch.index.ordering import SCORE_TOLERANCE
-from clipsearch.index.tuning import probe_grid
+from clipsearch.index.tuning import asked, probe_grid
 
 
 @dataclass(frozen=True)
@@ -57,13 +56,7 @@ def curve(index: IvfPq, vectors: Vectors, queries: npt.ArrayLike, kind: Kind, k:
 def _point(
     index: IvfPq, vectors: Vectors, rows: Floats, kth: Floats, k: int, effort: Effort, tuned: Effort
 ) -> Point:
-    hits, times = 0, []
-    for row, least in zip(rows, kth, strict=True):
-        started = time.perf_counter()
-        scores = index.search(vectors, row[None], k, effort)[0][0]
-        times.append((time.perf_counter() - started) * 1e3)
-        hits += int((scores >= least - SCORE_TOLERANCE).sum())
-    recall = round(hits / (len(rows) * k), 4)
+    recall, times = asked(index, vectors, rows, kth, k, effort)
     used = effort.probes == tuned.probes
     return Point(recall, *_middle_and_tail(times), effort.probes, effort.spread, used)
 

@@ -36,6 +36,7 @@ from clipsearch.index.checks import (
     unit_queries,
 )
 from clipsearch.index.engine import faiss
+from clipsearch.index.many import TOGETHER, search_together
 from clipsearch.index.ordering import (
     ROWS_AT_A_TIME,
     SCORE_TOLERANCE,
@@ -94,6 +95,8 @@ class ExactSearch:
         k = min(k, count)
         if k == 0:
             return no_results(len(rows))
+        if len(rows) >= TOGETHER and k <= MAX_HEAP:
+            return search_together(self.vectors, rows, k, admitted)
         if self._by_faiss(count, len(rows)):
             return self._search_faiss(rows, k, admitted)
         return self._search_numpy(rows, k, admitted)

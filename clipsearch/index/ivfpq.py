@@ -1,17 +1,19 @@
 """IVF-PQ: inverted lists of product-quantised vectors, for more rows than are worth comparing one by one.
 
-A vector is put into the list of its nearest centroid (spherical k-means, Dhillon & Modha 2001) and what is
-left over is coded in `code_bytes` bytes (product quantisation, Jégou et al. 2011, after the rotation of Ge et
-al. 2013, "OPQ"). A query reads `probes` lists, takes the best `candidates` by code, and scores those exactly
-from the half-precision rows. So what an answer can lack is a row never proposed; its scores are always exact.
+A vector is turned to its principal directions (`rotation`), put into the list of a near centroid
+(`clustering`), and what is left over is coded: 4 bits for each two numbers, compared 32 vectors at a time in
+registers (product quantisation, Jégou et al. 2011; fast scan, André et al. 2015), or 8 bits for each four
+where the codes are to stay in a mapped file. A query reads `probes` lists, takes the best `candidates` by
+code, and scores those exactly from the half-precision rows. So what an answer can lack is a row never
+proposed; its scores are always exact.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -20,57 +22,27 @@ from clipsearch.errors import UsageError
 from clipsearch.index.checks import Floats, Slots, Vectors, slot_matrix
 from clipsearch.index.engine import faiss
 from clipsearch.index.exact import selector
+from clipsearch.index.learning import Progress, packed, put, trained
 from clipsearch.index.ordering import rerank
+from clipsearch.index.params import IvfPqParams, factory_key
 
 Kind = Literal["text", "image"]
 """What a query is made from. Text vectors lie apart from image vectors and need more lists read."""
 KINDS: tuple[Kind, ...] = ("text", "image")
 
-Progress = Callable[[str, int, int], None]
-"""Called with the stage ("sample", "rotation", "lists" or "add"), what is done, and of how much."""
-
+WIDENING = 4
+"""As many times more lists are read where a filter left too few candidates."""
+SHUT_OUT = 2
+"""A filter that admits so many times fewer of a query's neighbours than of all rows shuts it out."""
+EXPECTED = 8
+"""Admitted neighbours that must be expected before their number tells anything."""
 MIN_ROWS = 256
-"""Fewest rows an index is built on: the quantiser learns 256 centroids for each byte of a code."""
+"""Fewest rows an index is built on."""
 ROWS_PER_ADD = 32_768
 GROWTH = 4
 DRIFT = 1.5
-GRAPH_FROM = 16_384
-"""Lists from which the nearest centroids are found by a graph (HNSW) instead of by comparing with all:
-at 16,384 × 512 that takes about as long as reading the lists."""
-NEIGHBOURS = 32
-PQ_SAMPLE = 65_536
-"""256 rows for each of the 256 entries of a codebook: beyond it FAISS samples down itself."""
-
-
-@dataclass(frozen=True)
-class IvfPqParams:
-    """How an index is built; `None` means: derived from the number of rows and their width.
-
-    Attributes:
-        lists: centroids; 4·√n, and at least `MIN_PER_LIST` rows a list.
-        code_bytes: bytes of a code, a divisor of the width; an eighth of the width (64 at 512).
-        sample_per_list: random rows a centroid is trained on, 39 to 256.
-        rotation_rounds: OPQ iterations; 0 leaves the rotation out.
-        graph: find the lists to read by a graph of their centroids (HNSW).
-    """
-
-    lists: int | None = None
-    code_bytes: int | None = None
-    sample_per_list: int = 50
-    rotation_rounds: int = 8
-    graph: bool = False
-
-    def resolved(self, n: int, dim: int) -> IvfPqParams:
-        """The same with nothing left open for `n` rows of width `dim`; `UsageError` where that cannot be."""
-        lists = self.lists or min(4 * math.isqrt(n), n // 39)
-        code_bytes = self.code_bytes or max(m for m in range(1, max(1, dim // 8) + 1) if dim % m == 0)
-        if not 1 <= lists <= n // 39:
-            raise UsageError(f"{n} rows carry between 1 and {n // 39} lists, not {lists}")
-        if dim % code_bytes:
-            raise UsageError(f"codes of {code_bytes} bytes do not divide a width of {dim}")
-        if not 39 <= self.sample_per_list <= 256:
-            raise UsageError(f"39 to 256 training rows a list are useful, not {self.sample_per_list}")
-        return replace(self, lists=lists, code_bytes=code_bytes)
+TUNED_K = 10
+"""Results for which effort is tuned; fewer get as many candidates, or the few would be found less surely."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +64,7 @@ class Effort:
 
 def untuned(lists: int) -> dict[Kind, Effort]:
     """Generous settings for an index that was not tuned: on CLIP-like data both find over 95%."""
-    return {"text": Effort(max(1, lists // 3), 40), "image": Effort(max(1, lists // 16), 20)}
+    return {"text": Effort(max(1, lists // 3), 80), "image": Effort(max(1, lists // 8), 40)}
 
 
 @dataclass
@@ -100,7 +72,7 @@ class IvfPq:
     """A built index over the rows [0, covered).
 
     Attributes:
-        engine: the FAISS index (an OPQ rotation before an `IndexIVFPQ`).
+        engine: the FAISS index (a rotation before an `IndexIVFPQFastScan` or an `IndexIVFPQ`).
         params: as built, nothing left open.
         seed: of the training sample and the clustering.
         covered: rows in it; later rows are the caller's to search.
@@ -137,7 +109,7 @@ class IvfPq:
     @property
     def key(self) -> str:
         """Its name in the notation of FAISS' index factory."""
-        return factory_key(self.params, self.dim)
+        return factory_key(self.params)
 
     def candidates(self, rows: Floats, wanted: int, probes: int, admitted: Slots | None = None) -> Slots:
         """The up to `wanted` slots that promise most for each of (q, d) unit `rows`: (q, wanted), −1 padded.
@@ -152,8 +124,7 @@ class IvfPq:
             # A graph that looks at twice the lists wanted misses few of them.
             quantizer_params=lib.SearchParametersHNSW(efSearch=2 * probes) if self.params.graph else None,
         )
-        if isinstance(self.engine, lib.IndexPreTransform):
-            lists = lib.SearchParametersPreTransform(index_params=lists)
+        lists = lib.SearchParametersPreTransform(index_params=lists)
         slots: Slots = self.engine.search(rows, min(wanted, self.covered), params=lists)[1]
         return slots
 
@@ -162,20 +133,32 @@ class IvfPq:
     ) -> list[tuple[Floats, Slots]]:
         """For each of (q, d) unit `rows`, up to `k` scores and slots, exact in score and order.
 
-        A filter leaves 1/f of the rows of each list, so 1/f as many lists are read: as many admitted codes
-        are compared as without it.
+        A filter leaves a share f of the rows of a list, so 1/f as many lists are read: as many admitted codes
+        are compared as without it. Where too few come of that, more lists are read. A query that the filter
+        shuts out of its own neighbourhood gets no answer here (empty arrays): what is nearest of the rest is
+        spread over all lists, and comparing every admitted row is the way to find it.
         """
-        share = 1.0 if admitted is None else admitted.size / self.covered
-        probes = math.ceil(effort.probes / share)
-        proposed = self.candidates(rows, k * effort.spread, probes, admitted)
+        wanted = max(k, TUNED_K) * effort.spread
+        if admitted is None:
+            proposed = self.candidates(rows, wanted, effort.probes)
+        else:
+            proposed = self._admitted(rows, wanted, effort.probes, admitted)
         return [rerank(vectors, slots[slots >= 0], row, k) for slots, row in zip(proposed, rows, strict=True)]
 
-
-def factory_key(params: IvfPqParams, dim: int) -> str:
-    """`params` in the notation of FAISS' index factory, as `OPQ64,IVF4000,PQ64x8`."""
-    rotation = f"OPQ{params.code_bytes}," if params.rotation_rounds else ""
-    graph = f"_HNSW{NEIGHBOURS}" if params.graph else ""
-    return f"{rotation}IVF{params.lists}{graph},PQ{params.code_bytes}x8"
+    def _admitted(self, rows: Floats, wanted: int, probes: int, admitted: Slots) -> Slots:
+        """Candidates (q, wanted) for a filter, −1 where there are none."""
+        share = admitted.size / self.covered
+        wanted = min(wanted, admitted.size)
+        reading = math.ceil(probes / share)
+        proposed = self.candidates(rows, wanted, reading, admitted)
+        while reading < self.lists and (short := np.flatnonzero((proposed < 0).any(axis=1))).size:
+            reading *= WIDENING
+            proposed[short] = self.candidates(rows[short], wanted, reading, admitted)
+        if wanted * share >= EXPECTED:
+            unfiltered = self.candidates(rows, wanted, probes)
+            inside = np.isin(unfiltered, admitted, kind="table" if self.covered < 1 << 26 else None)
+            proposed[inside.mean(axis=1) < share / SHUT_OUT] = -1
+        return proposed
 
 
 def build(
@@ -184,7 +167,8 @@ def build(
     """Train on a random sample of `vectors` (n, d) and add them all.
 
     The sample is random, not the first rows: those are one holiday, one folder. Peak memory beyond the index
-    (`code_bytes` + 8 a row) is the sample, `lists` × `sample_per_list` rows of float32.
+    (`code_bytes` + 8 a row, twice that while 4-bit codes are packed) is the sample, `lists` ×
+    `sample_per_list` rows of float32 and as many of the width kept.
 
     Raises:
         UsageError: fewer than `MIN_ROWS` rows, or parameters that do not fit.
@@ -197,10 +181,16 @@ def build(
         )
     params = (params or IvfPqParams()).resolved(n, dim)
     report = progress or (lambda stage, done, total: None)
-    sample = _sample(vectors, params, seed)
-    report("sample", len(sample), len(sample))
-    engine = _trained(sample, params, seed, report)
-    _add(engine, vectors, 0, report)
+    rotation, lists, ivf = trained(vectors, params, seed, report)
+    for start in range(0, n, ROWS_PER_ADD):
+        stop = min(start + ROWS_PER_ADD, n)
+        rows = rotation.apply(vectors[start:stop].astype(np.float32))
+        put(ivf, rows, np.arange(start, stop, dtype=np.int64), lists.nearest(rows))
+        report("add", stop, n)
+    if params.bits == 4:
+        ivf = packed(ivf)
+    engine = faiss().IndexPreTransform(rotation, ivf)
+    engine.is_trained = True
     assert params.lists is not None
     balance = imbalance(engine)
     return IvfPq(engine, params, seed, n, time.time(), untuned(params.lists), trained_on=n, imbalance=balance)
@@ -239,55 +229,12 @@ def _add(engine: Any, vectors: Vectors, first: int, report: Progress) -> None:
         report("add", stop, len(vectors))
 
 
-def _sample(vectors: Vectors, params: IvfPqParams, seed: int) -> Floats:
-    assert params.lists is not None
-    size = min(len(vectors), max(params.lists * params.sample_per_list, PQ_SAMPLE))
-    chosen = np.random.default_rng(seed).choice(len(vectors), size, replace=False, shuffle=False)
-    sample = np.empty((size, vectors.shape[1]), np.float32)
-    sample[:] = vectors[np.sort(chosen)]
-    return sample
-
-
-def _trained(sample: Floats, params: IvfPqParams, seed: int, report: Progress) -> Any:
-    lib = faiss()
-    assert params.lists is not None
-    assert params.code_bytes is not None
-    dim = sample.shape[1]
-    flat = lib.IndexFlatIP(dim)
-    quantizer = lib.IndexHNSWFlat(dim, NEIGHBOURS, lib.METRIC_INNER_PRODUCT) if params.graph else flat
-    ivf = lib.IndexIVFPQ(quantizer, dim, params.lists, params.code_bytes, 8, lib.METRIC_INNER_PRODUCT)
-    ivf.cp.spherical = True
-    ivf.cp.seed = ivf.pq.cp.seed = seed + 1
-    ivf.cp.min_points_per_centroid = 1  # the sample's size was chosen above: no advice on standard error
-    ivf.cp.max_points_per_centroid = 256
-    ivf.pq.cp.min_points_per_centroid = 1
-    engine: Any = ivf
-    if params.rotation_rounds:
-        rotation = lib.OPQMatrix(dim, params.code_bytes)
-        codes = lib.ProductQuantizer(dim, params.code_bytes, 8)
-        codes.cp.seed = seed + 1
-        codes.cp.min_points_per_centroid = 1
-        rotation.pq = codes  # borrowed while it trains
-        rotation.niter = params.rotation_rounds
-        rotation.max_train_points = PQ_SAMPLE // 2
-        rotation.train(sample)
-        rotation.pq = None
-        report("rotation", 1, 1)
-        ivf.train(rotation.apply(sample))
-        engine = lib.IndexPreTransform(rotation, ivf)
-        engine.is_trained = True
-    else:
-        ivf.train(sample)
-    report("lists", params.lists, params.lists)
-    return engine
-
-
 def inner(engine: Any) -> Any:
-    """The `IndexIVFPQ` inside `engine`; `None` if there is none."""
+    """The `IndexIVFPQ` or `IndexIVFPQFastScan` inside `engine`; `None` if there is none."""
     lib = faiss()
     index = engine.index if isinstance(engine, lib.IndexPreTransform) else engine
     index = lib.downcast_index(index)
-    return index if isinstance(index, lib.IndexIVFPQ) else None
+    return index if isinstance(index, lib.IndexIVFPQ | lib.IndexIVFPQFastScan) else None
 
 
 def known_effort(effort: Mapping[Kind, Effort], kind: Kind, lists: int) -> Effort:

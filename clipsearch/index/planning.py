@@ -1,22 +1,32 @@
 """Which index a library gets: from the number of vectors, their width and how much memory it may take.
 
-Up to `EXACT_LIMIT` vectors every one is compared. Beyond, inverted lists of codes: 4·√n lists, codes as long
-as the budget carries. Where not even the shortest code fits, the lists stay on the disk and are mapped, so
-there is an index at every size; what its codes cannot tell apart, the exact scores of the candidates do.
+Up to `EXACT_LIMIT` vectors every one is compared. Beyond, inverted lists of codes: 8·√n lists, 4 bits a part,
+codes as long as the budget carries. Where not even the shortest fits, codes of 8 bits a part, which can be
+mapped, stay on the disk, so there is an index at every size; what its codes cannot tell apart, the exact
+scores of the candidates do.
 
-Two other kinds that FAISS has, lists of uncoded vectors and RaBitQ, are measured beside it by
-`benchmarks/index_peers.py`.
+Two other kinds that FAISS has are not chosen: lists of uncoded vectors take sixteen times the memory, and
+RaBitQ proposed half of a text query's neighbours where these codes proposed 96% (docs/index.md).
+`benchmarks/index_peers.py` measures both beside it.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass
 from typing import Literal
 
 from clipsearch.errors import UsageError
-from clipsearch.index.ivfpq import GRAPH_FROM, MIN_ROWS, IvfPqParams, factory_key
+from clipsearch.index.ivfpq import MIN_ROWS
+from clipsearch.index.learning import SAMPLE
+from clipsearch.index.params import (
+    GRAPH_FROM,
+    ROWS_A_LIST,
+    IvfPqParams,
+    factory_key,
+    kept_width,
+    usual_lists,
+)
 
 EXACT_LIMIT = 100_000
 """Vectors up to which every one is compared: an index begins to be worth building beyond it.
@@ -28,10 +38,10 @@ ID_BYTES = 8
 """Of a vector's number in its list."""
 GRAPH_BYTES = 2 * 32 * 4 + 8
 """Of a centroid's neighbours in the graph of centroids (HNSW with 32 neighbours: 64 on the lowest level)."""
-SHORTEST = 8
-"""Bytes of the shortest code that is worth reading."""
-BYTES_A_DIMENSION = 1 / 8
-"""Of the longest code, 64 bytes at 512 dimensions; re-ranking makes up for what it loses."""
+BLOCK = 32
+"""Vectors whose codes are compared at once, and lie together."""
+HALVINGS = 2
+"""How often the longest code is halved for a budget's sake: 64, 32, 16 bytes at 512 dimensions."""
 BUILDING = 10**9
 """Bytes that the sample which an index learns from may always take, however small the budget is."""
 
@@ -58,7 +68,7 @@ class IndexPlan:
     @property
     def name(self) -> str:
         """`exact search`, or the index in the notation of FAISS' index factory."""
-        return "exact search" if self.params is None else factory_key(self.params, self.dim)
+        return "exact search" if self.params is None else factory_key(self.params)
 
 
 def plan_index(vectors: int, dim: int, budget: int | None = None, *, wanted: bool = False) -> IndexPlan:
@@ -74,16 +84,22 @@ def plan_index(vectors: int, dim: int, budget: int | None = None, *, wanted: boo
         size = vectors * dim * 2
         why = f"up to {EXACT_LIMIT:,} vectors every one is compared, in milliseconds"
         return IndexPlan("exact", vectors, dim, budget, size, 0, 0, why)
-    lists, sampled = _lists(vectors, dim, budget)
-    fixed = _fixed(lists, dim)
-    codes = _code_lengths(dim)
-    fitting = [length for length in codes if vectors * (length + ID_BYTES) + fixed <= budget]
-    length = max(fitting, default=min(codes))
-    params = IvfPqParams(lists, length, sampled, graph=lists >= GRAPH_FROM)
-    disk = vectors * (length + ID_BYTES) + fixed
-    why = _reason(length, codes, lists, bool(fitting))
+    width = kept_width(dim)
+    lists = _lists(vectors, dim, budget)
+    codes = _code_lengths(width)
+    packed = width >= 4  # 4 bits a part, in blocks
+    fixed = _fixed(lists, dim, width, packed)
+    sizes = {length: fixed + _listed(vectors, lists, length, packed) for length in codes}
+    fitting = [length for length in codes if sizes[length] <= budget]
+    length = max(fitting or codes)
+    bits = 4 if fitting and packed else 8
+    fixed = _fixed(lists, dim, width, bits == 4)
+    params = IvfPqParams(lists, length, bits, width, graph=lists >= GRAPH_FROM)
+    disk = fixed + _listed(vectors, lists, length, bits == 4)
+    why = _reason(length, codes, params.graph, bool(fitting))
     memory = disk if fitting else fixed
-    building = disk + 2 * 4 * dim * max(lists * sampled, 65_536)
+    sample = min(vectors, max(lists * ROWS_A_LIST, SAMPLE)) * 4 * (dim + width)
+    building = max(sample, 2 * disk if bits == 4 else disk) + fixed
     return IndexPlan("ivf-pq", vectors, dim, budget, memory, disk, building, why, params, mapped=not fitting)
 
 
@@ -92,32 +108,40 @@ def default_budget() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 
-def _lists(vectors: int, dim: int, budget: int) -> tuple[int, int]:
-    """How many lists, and training rows for each; the sample is held twice."""
-    affordable = max(MIN_ROWS, max(budget, BUILDING) // (2 * 4 * dim))
-    lists = max(1, min(4 * math.isqrt(vectors), vectors // 39, affordable // 39))
-    return lists, max(39, min(50, affordable // lists))
+def _lists(vectors: int, dim: int, budget: int) -> int:
+    """How many lists: as many as are usual, or as the budget can learn."""
+    affordable = max(MIN_ROWS, max(budget, BUILDING) // (4 * (dim + kept_width(dim))))
+    resident = max(1, budget // (8 * kept_width(dim)))  # centroids may have half of the budget
+    return max(1, min(usual_lists(vectors), affordable // ROWS_A_LIST, resident))
 
 
-def _fixed(lists: int, dim: int) -> int:
+def _listed(vectors: int, lists: int, length: int, packed: bool) -> int:
+    """Codes and numbers; codes in blocks leave the last block of each list half empty."""
+    return vectors * (length + ID_BYTES) + (lists * BLOCK // 2 * length if packed else 0)
+
+
+def _fixed(lists: int, dim: int, width: int, packed: bool) -> int:
     """Centroids, their graph, the rotation and the codebooks."""
-    return lists * (4 * dim + (GRAPH_BYTES if lists >= GRAPH_FROM else 0)) + 4 * dim * dim + 256 * 4 * dim
+    centroids = lists * (4 * width + (GRAPH_BYTES if lists >= GRAPH_FROM else 0))
+    return centroids + 4 * dim * width + (16 if packed else 256) * 4 * width
 
 
-def _code_lengths(dim: int) -> list[int]:
-    """Bytes that a code may have: divisors of the width, in halves from the longest down."""
-    longest = max(1, int(dim * BYTES_A_DIMENSION))
-    divisors = [m for m in range(1, longest + 1) if dim % m == 0]
-    return [m for m in divisors if m >= SHORTEST] or divisors[-1:]
+def _code_lengths(width: int) -> list[int]:
+    """Bytes that a code may have, from the longest down."""
+    longest = max(1, width // 4)
+    halved = [longest >> times for times in range(HALVINGS + 1)]
+    return [length for length in halved if length and width % (2 * length) == 0] or [longest]
 
 
-def _reason(length: int, codes: list[int], lists: int, fits: bool) -> str:
-    graph = ", found by a graph of their centroids" if lists >= GRAPH_FROM else ""
+def _reason(length: int, codes: list[int], graph: bool, fits: bool) -> str:
+    told = ", found by a graph of their centroids" if graph else ""
     if not fits:
-        return f"not even codes of {length} bytes fit into the budget, so the lists stay on the disk{graph}"
+        return (
+            f"not even codes of {min(codes)} bytes fit into the budget, so the lists stay on the disk{told}"
+        )
     if length < max(codes):
-        return f"codes of {length} bytes are the longest that fit into the budget{graph}"
-    return f"codes of {length} bytes fit into the budget, and longer ones gain nothing{graph}"
+        return f"codes of {length} bytes are the longest that fit into the budget{told}"
+    return f"codes of {length} bytes fit into the budget, and longer ones gain nothing{told}"
 
 
 __all__ = ["EXACT_LIMIT", "IndexPlan", "default_budget", "plan_index"]

@@ -21,6 +21,9 @@ from clipsearch.index.ivfpq import KINDS, IvfPq, Kind, known_effort
 from clipsearch.index.ordering import best
 from clipsearch.index.planning import EXACT_LIMIT
 
+FIRST_WITHIN = 64
+"""Results first asked for by a search within a cosine; then eight times as many, and so on."""
+
 
 class Searcher:
     """Search over `vectors` (n, d) float16, through `index` where that pays. Safe to call from threads.
@@ -52,7 +55,7 @@ class Searcher:
 
         `kind` says what the queries were made from: text and image queries need different effort. Scores are
         exact in every case, there are always min(k, admitted) columns, and rows added after the index was
-        built are found at once.
+        built are found at once. Many queries at once share the work (and BLAS' and FAISS' threads).
         """
         if kind not in KINDS:
             raise UsageError(f"a query is of kind text or image, not {kind!r}")
@@ -71,6 +74,34 @@ class Searcher:
         ):
             return self._exact.search(rows, k, admitted)
         return self._through(self.index, rows, k, kind, admitted)
+
+    def within(
+        self, query: npt.ArrayLike, least: float, *, kind: Kind, allowed: npt.ArrayLike | None = None
+    ) -> tuple[Floats, Slots]:
+        """Every admitted row whose cosine with one query (d,) is at least `least`, best first: scores, slots.
+
+        Found by asking for more and more results until one falls short, so recall is that of `search`.
+        Raises as `search`, and UsageError for a `least` that is no number or more than one query.
+        """
+        if not np.isfinite(least):
+            raise UsageError(f"the lowest cosine must be a number, not {least}")
+        wanted = FIRST_WITHIN
+        while True:
+            scores, slots = self.search(query, wanted, kind=kind, allowed=allowed)
+            if len(scores) != 1:
+                raise UsageError("a search within a cosine takes one query at a time")
+            end = int((scores[0] >= least).sum())
+            if end < scores.shape[1] or scores.shape[1] < wanted:
+                return scores[0, :end], slots[0, :end]
+            wanted *= 8
+
+    def reconstruct(self, slots: npt.ArrayLike) -> Floats:
+        """The stored rows of (m,) `slots`, in that order: (m, d) float32. UsageError for one that is not."""
+        wanted = np.atleast_1d(np.asarray(slots))
+        if wanted.size == 0:
+            return np.empty((0, self.vectors.shape[1]), np.float32)
+        allowed_slots(wanted, len(self.vectors))
+        return np.asarray(self.vectors[wanted], np.float32)
 
     def _worth_it(self, index: IvfPq, k: int, kind: Kind, admitted: Slots | None) -> bool:
         """Whether the index leaves out most of the rows that it covers."""

@@ -26,12 +26,15 @@ from clipsearch import durable
 from clipsearch.errors import StorageError
 from clipsearch.index.checks import Vectors
 from clipsearch.index.engine import faiss
-from clipsearch.index.ivfpq import KINDS, Effort, IvfPq, IvfPqParams, factory_key, inner
+from clipsearch.index.ivfpq import KINDS, Effort, IvfPq, inner
+from clipsearch.index.params import IvfPqParams, factory_key
 
-FORMAT = 1
+FORMAT = 2
 METRIC = "inner_product"
 BLOCK = 1 << 20
 SAMPLED_ROWS = 256
+UNUSABLE = (KeyError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError, MemoryError)
+"""What reading an index of another shape than its manifest states may raise."""
 
 
 @dataclass(frozen=True)
@@ -263,15 +266,20 @@ def _read(file: BufferedReader, entry: dict[str, Any]) -> Loaded:
             engine.metric_type,
             ivf.nlist,
             ivf.pq.M,
-            factory_key(params, engine.d),
+            ivf.pq.nbits,
+            ivf.d,
+            factory_key(params),
         )
-        stated = (entry["dim"], entry["covered"], lib.METRIC_INNER_PRODUCT, params.lists, params.code_bytes)
+        stated = (
+            *(entry["dim"], entry["covered"], lib.METRIC_INNER_PRODUCT),
+            *(params.lists, params.parts, params.bits, params.width),
+        )
         index = IvfPq(
             engine, params, int(entry["seed"]), entry["covered"], float(entry["built_at"]), effort,
             trained_on=int(entry.get("trained_on", entry["covered"])),
             imbalance=float(entry.get("imbalance", 1.0)), mapped=mapped, budget=int(entry.get("budget", 0)),
         )  # fmt: skip
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError) as error:
+    except UNUSABLE as error:
         return Loaded(None, f"the index cannot be used: {type(error).__name__}")
     if found != (*stated, entry.get("key")):
         return Loaded(None, "the index is not what its manifest says")

@@ -23,8 +23,8 @@ SPREADS = (4, 8, 16, 32, 64, 128)
 RETRIES = 2
 MARGIN = 0.01
 """How far below the target the recall of held-out queries may be: 150 queries tell it to about that much."""
-RERANK_COST = 30
-"""Scoring a row exactly takes as long as comparing about 30 codes of 64 bytes (0.9 µs against 30 ns)."""
+RERANK_COST = {4: 200, 8: 30}
+"""Codes of 64 bytes that are compared in the time that a row is scored exactly (0.9 µs), by their bits."""
 
 
 def tune(
@@ -71,8 +71,9 @@ def tune(
     ]
     good = [option for option in options if option.recall is not None and option.recall >= target_recall]
     per_list = index.covered / index.lists
+    rerank = RERANK_COST[index.params.bits or 8]
     if good:
-        chosen = min(good, key=lambda e: e.probes * per_list + RERANK_COST * k * e.spread)
+        chosen = min(good, key=lambda e: e.probes * per_list + rerank * k * e.spread)
     else:
         chosen = max(options, key=lambda e: e.recall or 0.0)
     index.effort[kind] = chosen
@@ -102,25 +103,29 @@ def tune_and_measure(
     wanted = target_recall
     for _ in range(RETRIES + 1):
         chosen = tune(index, vectors, rows[::2], kind, target_recall=min(1.0, wanted), k=k)
-        measured = _measured(index, vectors, held, chosen, exact[0][:, -1], exact[0].shape[1])
+        recall, times = asked(index, vectors, held, exact[0][:, -1], exact[0].shape[1], chosen)
+        measured = replace(chosen, recall=recall, latency_ms=round(float(np.median(times)), 3))
         index.effort[kind] = measured
-        assert measured.recall is not None
-        if measured.recall >= target_recall - MARGIN or chosen.probes == index.lists:
+        if recall >= target_recall - MARGIN or chosen.probes == index.lists:
             break
-        wanted += target_recall - measured.recall
+        wanted += target_recall - recall
     return measured
 
 
-def _measured(index: IvfPq, vectors: Vectors, rows: Floats, effort: Effort, kth: Floats, k: int) -> Effort:
-    """The effort with its recall and its median latency for these queries, asked one by one."""
+def asked(
+    index: IvfPq, vectors: Vectors, rows: Floats, kth: Floats, k: int, effort: Effort
+) -> tuple[float, list[float]]:
+    """Recall@k of the index at this effort, and the milliseconds of each query, asked one by one.
+
+    `rows` (q, d) are unit queries, `kth` (q,) the exact scores of their k-th best rows.
+    """
     hits, times = 0, []
     for row, least in zip(rows, kth, strict=True):
         started = time.perf_counter()
         scores = index.search(vectors, row[None], k, effort)[0][0]
         times.append((time.perf_counter() - started) * 1e3)
         hits += int((scores >= least - SCORE_TOLERANCE).sum())
-    recall = round(hits / (len(rows) * k), 4)
-    return replace(effort, recall=recall, latency_ms=round(float(np.median(times)), 3))
+    return round(hits / (len(rows) * k), 4), times
 
 
 def probe_grid(lists: int) -> list[int]:

@@ -21,7 +21,7 @@ PACKAGED = {
     ),
     "sklearn/datasets/images": ("china.jpg", "flower.jpg"),
 }  # fmt: skip
-QUERIES = ("a cat", "a cup of coffee", "a rocket")
+QUERIES = ("a cat", "a cup of coffee", "a flower")
 
 
 def packaged_photos(target: Path) -> Path:

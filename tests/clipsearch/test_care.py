@@ -268,6 +268,8 @@ def test_what_is_no_backup_or_no_place_for_one(path, photos, tmp_path):
         Library.restore(photos, path)
     with pytest.raises(StorageError, match="no library but holds something"):
         Library.restore(tmp_path / "copy", photos)
+    with opened(path) as library, pytest.raises(StorageError, match="in the library itself"):
+        library.backup(path / "in")
     for place in (tmp_path / "copy", tmp_path / "copy" / "in", tmp_path):
         with pytest.raises(StorageError, match="within each other"):
             Library.restore(tmp_path / "copy", place)

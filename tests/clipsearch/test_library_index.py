@@ -109,7 +109,7 @@ def test_another_budget_is_another_index(tmp_path: Path, small: None) -> None:
     library.add(1000)
     library.index.keep(library.encode_text, None, None)
     status = library.index.status()
-    assert (status["key"], status["mapped"]) == ("OPQ4,IVF25,PQ4x8", False)
+    assert (status["key"], status["mapped"]) == ("OPQ16_32,IVF25,PQ16x4fs", False)
     plan = library.index.plan()
     assert plan.name == status["key"]
     library.index.keep(library.encode_text, 20_000, None)

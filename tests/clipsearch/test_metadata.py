@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 
@@ -225,6 +225,7 @@ def test_cleaned_text_can_be_stored_and_shown(value: str | bytes, limit: int) ->
         assert not [char for char in text if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")]
 
 
+@settings(max_examples=400, deadline=None)
 @given(st.binary(min_size=1, max_size=300))
 def test_broken_exif_never_raises(payload: bytes) -> None:
     stream = io.BytesIO()

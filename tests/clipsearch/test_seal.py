@@ -27,7 +27,8 @@ def test_sums_of_adjoining_parts_add_up_wherever_they_are_cut(file, monkeypatch)
     whole = word_sum(file, 0, 4099)
     for cut in [0, 1, 7, 8, 9, 2048, 4098, 4099, *random.Random(0).sample(range(4099), 30)]:
         assert (word_sum(file, 0, cut) + word_sum(file, cut, 4099)) % 2**64 == whole
-    monkeypatch.setattr(seal, "_CHUNK", 13)
+        assert seal.sum_in_memory(np.fromfile(file, np.uint8, count=cut)) == word_sum(file, 0, cut)
+    monkeypatch.setattr(seal, "_CHUNK", 40)
     assert word_sum(file, 0, 4099) == whole
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conftest import build_library, make_photos
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.ui.conftest import build_library, make_photos
 
 pytestmark = pytest.mark.browser
 

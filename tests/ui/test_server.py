@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import shutil
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -52,6 +55,26 @@ def test_what_is_not_a_photo_is_not_found(client: TestClient, filled: Path, plac
     assert client.get(f"/photos/{place.format(key=key)}").status_code == 404
 
 
+SEGMENT = st.text(max_size=30) | st.sampled_from(
+    ["..", ".", "1", "-1", "0", "grid.webp", "file", "\0", "%2e%2e"]
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["photos", "pictures"]), st.booleans(), st.lists(SEGMENT, min_size=1, max_size=5))
+def test_any_address_is_a_photo_by_id_or_not_found(
+    client: TestClient, filled: Path, start: str, known: bool, rest: list[str]
+) -> None:
+    key = [state.shelf().open(filled).key] if known else []
+    address = "/".join(quote(segment, safe="%") for segment in [start, *key, *rest])
+    reply = client.get(f"/{address}", follow_redirects=False)
+    if reply.status_code == 200:
+        assert reply.headers["content-type"] in ("image/webp", "application/octet-stream")
+        assert known
+    else:
+        assert reply.status_code in (307, 404)
+
+
 def test_a_photo_is_downloaded_under_its_name(client: TestClient, filled: Path) -> None:
     key = state.shelf().open(filled).key
     reply = client.get(f"/photos/{key}/1/file")
@@ -69,7 +92,7 @@ def test_other_hosts_are_refused(client: TestClient, filled: Path) -> None:
 def test_a_deleted_file_is_not_found_but_its_thumbnail_stays(
     client: TestClient, tmp_path: Path, photos: Path
 ) -> None:
-    from conftest import build_library
+    from tests.ui.conftest import build_library
 
     folder = tmp_path / "photos"
     folder.mkdir()

@@ -1,7 +1,9 @@
 import importlib
 import json
 import random
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 fakes = importlib.import_module("fakes")
+FAKE = [sys.executable, str(Path(__file__).with_name("fake_cli.py"))]
 
 
 def write_many(root, count):
@@ -149,6 +152,20 @@ def test_kill_at_any_moment_and_the_rerun_gives_what_an_undisturbed_run_gives(co
         process.communicate()
     commands(*options)
     assert state(commands) == state(undisturbed)
+
+
+def test_photos_on_a_read_only_disk(commands, photos, tmp_path):
+    """And nothing is written beside the photos where it could be."""
+    before = {path: path.stat().st_mtime_ns for path in (photos, *photos.rglob("*"))}
+    commands("index", photos)
+    assert {path: path.stat().st_mtime_ns for path in (photos, *photos.rglob("*"))} == before
+    script = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && shift && exec "$@"'
+    prefix = ["unshare", "-m", "sh", "-c", script, "sh", str(photos)]
+    if shutil.which("unshare") is None or subprocess.run([*prefix, "true"], capture_output=True).returncode:
+        pytest.skip("no right to mount here")
+    read_only = commands.over(tmp_path / "other").by(*prefix, *FAKE)
+    assert "4 new photos" in read_only("index", photos).stderr
+    assert "4 unchanged" in read_only("index").stderr
 
 
 def test_a_second_indexer_is_refused_and_told_who_is_at_work(commands, tmp_path):

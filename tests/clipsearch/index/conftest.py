@@ -8,7 +8,8 @@ import faiss
 import numpy as np
 import pytest
 
-from clipsearch.index.ivfpq import IvfPq, IvfPqParams, build
+from clipsearch.index.ivfpq import IvfPq, build
+from clipsearch.index.params import IvfPqParams
 from clipsearch.index.tuning import tune
 
 DIM, ROWS, COVERED = 64, 6_000, 5_000
@@ -61,7 +62,7 @@ def world(one_thread) -> World:
     gap = Gap(DIM, seed=5)
     vectors = gap.images(ROWS).astype(np.float16)
     vectors.setflags(write=False)
-    index = build(vectors[:COVERED], IvfPqParams(rotation_rounds=1, code_bytes=16), seed=3)
+    index = build(vectors[:COVERED], IvfPqParams(code_bytes=16), seed=3)
     tuning = {"image": gap.images(80), "text": gap.texts(80)}
     for kind, queries in tuning.items():
         tune(index, vectors, queries, kind, target_recall=0.95)

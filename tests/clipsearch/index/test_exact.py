@@ -8,7 +8,7 @@ import pytest
 
 from clipsearch.errors import ModelMismatch, UsageError
 from clipsearch.halves import WIDENED, widen
-from clipsearch.index import exact
+from clipsearch.index import exact, many
 from clipsearch.index.exact import ExactSearch, scan_over
 
 
@@ -186,3 +186,26 @@ print(loaded, "torch" in sys.modules, "sqlalchemy" in sys.modules)
 def test_faiss_is_imported_once_numpy_has_cost_as_much():
     done = subprocess.run([sys.executable, "-c", RENT], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[0] == "[False, False, True, True] False False"
+
+
+@pytest.mark.parametrize("k", [1, 10, 41])
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_many_queries_at_once_are_answered_as_one_by_one(vectors, brute, monkeypatch, selection, k):
+    """In blocks far smaller than the matrix, with forty equal rows at the top of some answers."""
+    monkeypatch.setattr(many, "BLOCK_ROWS", 100)
+    monkeypatch.setattr(many, "SCORES", 100 * 16)
+    queries = np.random.default_rng(4).standard_normal((40, 48))
+    queries[3] = queries[33] = vectors[7]
+    allowed = SELECTIONS[selection]
+    scores, slots = ExactSearch(vectors).search(queries, k, allowed)
+    expected_scores, expected_slots = brute(vectors, queries, k, allowed)
+    np.testing.assert_array_equal(slots, expected_slots)
+    np.testing.assert_array_equal(scores, expected_scores)
+
+
+def test_thousands_of_equal_rows_are_held_for_many_queries_too():
+    vectors = np.zeros((9_000, 16), np.float16)
+    vectors[:, 0] = 1
+    scores, slots = ExactSearch(vectors).search(np.tile(np.eye(16)[0], (20, 1)), 12, np.arange(50, 9_000))
+    assert slots.tolist() == [list(range(50, 62))] * 20
+    assert (scores == 1).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ from clipsearch.errors import UsageError
 from clipsearch.index import ivfpq
 from clipsearch.index.curve import curve
 from clipsearch.index.exact import ExactSearch
-from clipsearch.index.ivfpq import KINDS, Effort, IvfPqParams, build, extend, has_drifted
+from clipsearch.index.ivfpq import KINDS, Effort, build, extend, has_drifted
+from clipsearch.index.params import IvfPqParams
 from clipsearch.index.searcher import Searcher
 from clipsearch.index.storage import load, save
 from clipsearch.index.tuning import tune_and_measure
 
-PARAMS = IvfPqParams(lists=20, code_bytes=16, rotation_rounds=1)
+PARAMS = IvfPqParams(lists=20, code_bytes=16)
 
 
 def found_share(vectors, index, queries, kind):
@@ -57,11 +59,9 @@ def test_an_index_has_drifted_when_new_rows_fall_into_few_lists(world):
 
 
 def test_lists_that_a_graph_finds_hold_what_all_lists_hold(world, tmp_path):
-    from dataclasses import replace
-
     vectors = world.vectors[:3_000]
     flat, graph = (build(vectors, replace(PARAMS, graph=graph), seed=1) for graph in (False, True))
-    assert graph.key == "OPQ16,IVF20_HNSW32,PQ16x8"
+    assert graph.key == "OPQ32_64,IVF20_HNSW32,PQ32x4fs"
     queries = world.fresh["image"]
     for probes in (4, 20):
         shares = []
@@ -81,7 +81,7 @@ def test_lists_that_a_graph_finds_hold_what_all_lists_hold(world, tmp_path):
 
 def test_lists_that_stay_on_the_disk_answer_the_same(world, tmp_path):
     vectors = world.vectors[:3_000]
-    index = build(vectors, PARAMS, seed=1)
+    index = build(vectors, replace(PARAMS, bits=8), seed=1)
     index.mapped, index.budget = True, 12_345
     paths = tmp_path / "index.faiss", tmp_path / "index.json"
     save(index, *paths, vectors=vectors, fingerprint="model")

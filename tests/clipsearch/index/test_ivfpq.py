@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from clipsearch.errors import ModelMismatch, UsageError
-from clipsearch.index import ivfpq
 from clipsearch.index.exact import ExactSearch
-from clipsearch.index.ivfpq import KINDS, IvfPqParams, build
+from clipsearch.index.ivfpq import KINDS, build, inner
+from clipsearch.index.params import IvfPqParams
 from clipsearch.index.searcher import Searcher
 from clipsearch.index.tuning import probe_grid, tune
 
@@ -118,7 +118,7 @@ def test_k_close_to_the_whole_is_exact(world, brute):
 
 
 def test_without_tuning_generous_settings_are_used(world):
-    index = build(world.vectors[:2_000], IvfPqParams(rotation_rounds=0, code_bytes=16))
+    index = build(world.vectors[:2_000])
     searcher = Searcher(world.vectors[:2_000], index, exact_limit=0)
     assert {kind: effort.recall for kind, effort in index.effort.items()} == {"text": None, "image": None}
     index.effort.clear()
@@ -128,27 +128,26 @@ def test_without_tuning_generous_settings_are_used(world):
         assert recall(searcher.search(queries, 10, kind=kind), exact, 10) > 0.8
 
 
-def test_the_sample_is_random_not_the_first_rows(monkeypatch):
+def test_the_sample_is_random_not_the_first_rows():
     """First near-copies of one photo, then everything else: the first rows would teach one direction."""
-    monkeypatch.setattr(ivfpq, "PQ_SAMPLE", 2_000)
     random = np.random.default_rng(0)
     rows = random.standard_normal((10_000, 8))
     rows[:6_000] = [1] + [0] * 7 + 0.01 * random.standard_normal((6_000, 8))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    params = IvfPqParams(lists=40, code_bytes=4, rotation_rounds=0)
+    params = IvfPqParams(lists=40)
     index = build(rows.astype(np.float16), params, seed=1)
-    centroids = index.engine.quantizer.reconstruct_n(0, 40)
-    assert (centroids[:, 0] < 0.5).sum() >= 2
+    sizes = inner(index.engine).invlists
+    assert max(sizes.list_size(each) for each in range(40)) < 6_000  # the first rows do not share one list
 
 
 def test_progress_reaches_the_end(world):
     seen = []
     build(
         world.vectors[:500],
-        IvfPqParams(lists=4, code_bytes=4, rotation_rounds=1),
+        IvfPqParams(lists=4, code_bytes=4),
         progress=lambda *step: seen.append(step),
     )
-    assert [stage for stage, _, _ in seen] == ["sample", "rotation", "lists", "add"]
+    assert [stage for stage, _, _ in seen] == ["sample", "lists", "codes", "add"]
     assert seen[-1] == ("add", 500, 500)
 
 
@@ -158,6 +157,8 @@ def test_progress_reaches_the_end(world):
         IvfPqParams(lists=0x7FFF),
         IvfPqParams(code_bytes=7),
         IvfPqParams(sample_per_list=5),
+        IvfPqParams(width=65),
+        IvfPqParams(bits=5),
         IvfPqParams(lists=-1),
     ],
 )
@@ -173,7 +174,8 @@ def test_too_few_vectors_are_refused(world):
 
 def test_derived_parameters():
     params = IvfPqParams().resolved(1_000_000, 512)
-    assert (params.lists, params.code_bytes) == (4_000, 64)
+    assert (params.lists, params.code_bytes) == (8_000, 64)
+    assert (params.width, params.bits) == (256, 4)
     assert IvfPqParams().resolved(5_000, 512).lists == 5_000 // 39
     assert IvfPqParams().resolved(5_000, 7).code_bytes == 1
 
@@ -184,7 +186,7 @@ def test_probe_grid():
 
 
 def test_tuning_says_when_the_target_is_out_of_reach(world):
-    index = build(world.vectors[:3_000], IvfPqParams(lists=20, code_bytes=1, rotation_rounds=0))
+    index = build(world.vectors[:3_000], IvfPqParams(lists=20, code_bytes=1, bits=8))
     effort = tune(index, world.vectors, world.tuning["text"], "text", target_recall=1.0, k=3)
     assert effort.recall < 1
     assert index.effort["text"] == effort
@@ -233,3 +235,64 @@ def test_searcher_refuses_queries_and_kinds(world):
 def test_an_index_of_other_vectors_is_refused(world):
     with pytest.raises(ValueError, match="does not belong"):
         Searcher(world.vectors[:4_999], world.index)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_recall_holds_for_a_filter_that_admits_what_is_far_from_the_query(world, kind):
+    """The farther half of the rows: the lists that are nearest to the query hold few of them."""
+    searcher = Searcher(world.vectors[: world.index.covered], world.index, exact_limit=0)
+    exact = ExactSearch(world.vectors[: world.index.covered])
+    shares = []
+    for query in world.fresh[kind][:20]:
+        order = exact.search(query, world.index.covered)[1][0]
+        allowed = np.sort(order[world.index.covered // 2 :])
+        found = searcher.search(query, 10, kind=kind, allowed=allowed)
+        shares.append(recall(found, exact.search(query, 10, allowed), 10))
+    assert np.mean(shares) >= 0.9
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_within_a_cosine_are_all_that_reach_it_best_first(world, indexed):
+    searcher = Searcher(world.vectors, world.index if indexed else None, exact_limit=0)
+    query = world.fresh["image"][0]
+    everything = world.vectors.astype(np.float64) @ query
+    for least in (2.0, 0.8, 0.6, -2.0):
+        scores, slots = searcher.within(query, least, kind="image")
+        assert (scores >= least).all()
+        assert (np.diff(scores) <= 0).all()
+        assert len(set(slots.tolist())) == slots.size
+        true = int((everything >= least).sum())
+        assert slots.size <= true
+        assert slots.size >= (0.9 if indexed else 1) * true
+    allowed = np.arange(0, len(world.vectors), 3)
+    assert set(searcher.within(query, 0.5, kind="image", allowed=allowed)[1]) <= set(allowed)
+    assert searcher.within(query, -2, kind="image", allowed=[])[1].size == 0
+
+
+def test_within_refuses_what_it_cannot_answer(world):
+    searcher = Searcher(world.vectors, world.index, exact_limit=0)
+    with pytest.raises(UsageError, match="must be a number"):
+        searcher.within(world.fresh["text"][0], float("nan"), kind="text")
+    with pytest.raises(UsageError, match="one query"):
+        searcher.within(world.fresh["text"][:2], 0.2, kind="text")
+
+
+def test_rows_come_back_as_they_are_stored(world):
+    searcher = Searcher(world.vectors, world.index)
+    np.testing.assert_array_equal(
+        searcher.reconstruct([5_500, 3, 3]), world.vectors[[5_500, 3, 3]].astype(np.float32)
+    )
+    assert searcher.reconstruct([]).shape == (0, 64)
+    for bad in ([len(world.vectors)], [-1], [0.5]):
+        with pytest.raises(UsageError):
+            searcher.reconstruct(bad)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_queries_find_what_each_finds_alone(world, kind):
+    searcher = Searcher(world.vectors, world.index, exact_limit=0)
+    scores, slots = searcher.search(world.fresh[kind], 10, kind=kind)
+    for row, query in enumerate(world.fresh[kind][:20]):
+        alone = searcher.search(query, 10, kind=kind)
+        np.testing.assert_array_equal(alone[1][0], slots[row])
+        np.testing.assert_array_equal(alone[0][0], scores[row])

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from clipsearch.errors import StorageError
-from clipsearch.index.ivfpq import IvfPqParams, build
+from clipsearch.index.ivfpq import build
+from clipsearch.index.params import IvfPqParams
 from clipsearch.index.searcher import Searcher
 from clipsearch.index.storage import load, save
 
@@ -26,12 +27,12 @@ def vectors(world):
 
 @pytest.fixture(scope="module")
 def index(vectors):
-    return build(vectors, IvfPqParams(lists=20, code_bytes=8, rotation_rounds=1), seed=2)
+    return build(vectors, IvfPqParams(lists=20, code_bytes=8), seed=2)
 
 
 @pytest.fixture(scope="module")
 def other(vectors):
-    return build(vectors[:1_000], IvfPqParams(lists=10, code_bytes=4, rotation_rounds=0), seed=4)
+    return build(vectors[:1_000], IvfPqParams(lists=10, code_bytes=4, bits=8), seed=4)
 
 
 class Place:
@@ -56,7 +57,7 @@ def place(tmp_path, vectors, index):
 def test_what_was_saved_is_loaded(place, index, vectors, world):
     loaded = place.load().index
     assert (loaded.params, loaded.seed, loaded.covered, loaded.key, loaded.effort, loaded.built_at) == (
-        (index.params, index.seed, N, "OPQ8,IVF20,PQ8x8", index.effort, index.built_at)
+        (index.params, index.seed, N, "OPQ16_64,IVF20,PQ16x4fs", index.effort, index.built_at)
     )
     for kind, queries in world.fresh.items():
         before = Searcher(vectors, index, exact_limit=0).search(queries, 10, kind=kind)
@@ -65,9 +66,9 @@ def test_what_was_saved_is_loaded(place, index, vectors, world):
         np.testing.assert_array_equal(before[0], after[0])
 
 
-def test_without_a_rotation_it_loads_as_well(place, other):
+def test_codes_of_eight_bits_load_as_well(place, other):
     place.save(other)
-    assert place.load().index.key == "IVF10,PQ4x8"
+    assert place.load().index.key == "OPQ4_64,IVF10,PQ4x8"
 
 
 def test_the_manifest_says_what_the_index_is(place):
@@ -75,7 +76,7 @@ def test_the_manifest_says_what_the_index_is(place):
     assert manifest["covered"] == N
     assert manifest["bytes"] == place.file.stat().st_size
     assert manifest["belonging"]["fingerprint"] == "model"
-    assert manifest["effort"]["text"] == {"probes": 6, "spread": 40, "recall": None, "latency_ms": None}
+    assert manifest["effort"]["text"] == {"probes": 6, "spread": 80, "recall": None, "latency_ms": None}
     assert manifest["previous"] is None
 
 
