@@ -225,10 +225,10 @@ class View:
         orders.append(np.argsort(self.overview.dated, kind="stable"))
         pairs = [np.empty((0, 2), np.int64)]
         for order in orders:
+            arranged = rows[order]
             for step in range(1, 9):
-                one, other = order[:-step], order[step:]
-                close = np.einsum("ij,ij->i", rows[one], rows[other]) >= alike
-                pairs.append(np.stack([one[close], other[close]], axis=1))
+                close = np.einsum("ij,ij->i", arranged[:-step], arranged[step:]) >= alike
+                pairs.append(np.stack([order[:-step][close], order[step:][close]], axis=1))
         return np.concatenate(pairs)
 
     def _rows(self, slots: Slots) -> Floats:

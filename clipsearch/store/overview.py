@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from dataclasses import dataclass
 
@@ -97,7 +96,8 @@ def _folders(connection: sqlite3.Connection, image_ids: Ints) -> tuple[tuple[byt
     known: dict[bytes, int] = {}
     for image_id, path in connection.execute(query):
         owners.append(image_id)
-        numbers.append(known.setdefault(os.path.dirname(path), len(known)))  # noqa: PTH120 (bytes)
+        folder = path[: max(1, path.rfind(b"/"))]  # `os.path.dirname` would take half of the time of it all
+        numbers.append(known.setdefault(folder, len(known)))
     owner = np.array(owners, np.int64)
     places = np.minimum(np.searchsorted(ordered, owner), max(0, len(ordered) - 1))
     found = ordered[places] == owner if len(ordered) else np.zeros(len(owner), bool)

@@ -96,7 +96,7 @@ def main() -> None:
     """Make all three."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="mini", help="a model on this machine")
-    parser.add_argument("--words", default="a rocket", help="what is asked for")
+    parser.add_argument("--words", default="a flower", help="what is asked for")
     parser.add_argument("--photo", default="chelsea.png", help="which photo is opened")
     parser.add_argument("--like", default="gravel.png", help="which photo others are compared with")
     given = parser.parse_args()

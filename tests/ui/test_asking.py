@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import build_library, save
 
+from clipsearch import browse
 from clipsearch.errors import UsageError
 from clipsearch.search import Where
 from clipsearch_ui.asking import Asked, answer, load, parse, photos_in, steer, without_term
@@ -66,6 +67,18 @@ def test_look_alikes_are_put_together(opened: tuple[Shelf, Opened]) -> None:
     results = answer(*opened, Asked("black", Where(), collapse=True))
     assert len(results.groups[0]) == 4
     assert sum(len(group) for group in results.groups) == 64
+
+
+def test_duplicates_of_a_large_library_are_found_along_directions(
+    opened: tuple[Shelf, Opened], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened[1].library.look() as view:
+        every = [set(group.tolist()) for group in view.duplicates(0.999)]
+        monkeypatch.setattr(browse, "_ALL_PAIRS", 0)
+        near = [set(group.tolist()) for group in view.duplicates(0.999)]
+        black = {photo.slot for photo in view.photos(view.overview.slots) if b"black" in photo.path}
+    assert black in every
+    assert black in near
 
 
 def test_the_whole_name_of_a_camera_is_that_camera(tmp_path: Path, fresh_shelf: None) -> None:

@@ -211,7 +211,8 @@ def _models(opened: Opened | None) -> None:
     model = None if opened is None else opened.library.status().model
     names = [found.name for found in zoo.installed()]
     if set(names) <= {"mini"}:
-        st.caption("`clipsearch models pull ViT-B-32-256` fetches a larger one, which finds much more.")
+        st.markdown("A larger one finds much more; this fetches it:")
+        st.code("clipsearch models pull ViT-B-32-256", language=None)
     for name in names:
         released = zoo.release(name)
         about = f" :gray[{released.imagenet:.0f}% on ImageNet, {released.edge} px]" if released else ""
