@@ -313,7 +313,7 @@ def test_stop_keeps_what_was_done(tmp_path: Path, photos: Path, monkeypatch: pyt
 
 
 def test_a_folder_that_is_offline(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from conftest import build_library
+    from tests.ui.conftest import build_library
 
     drives = [tmp_path / "disk", tmp_path / "stick"]
     for drive, name in zip(drives, ("red-00.jpg", "blue-02.jpg"), strict=True):

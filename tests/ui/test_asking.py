@@ -3,13 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import build_library, save
 
 from clipsearch import browse
 from clipsearch.errors import UsageError
 from clipsearch.search import Where
 from clipsearch_ui.asking import Asked, answer, load, parse, photos_in, steer, without_term
 from clipsearch_ui.state import Opened, Shelf
+from tests.ui.conftest import build_library, save
 
 
 @pytest.fixture
