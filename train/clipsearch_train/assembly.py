@@ -20,6 +20,7 @@ from clipsearch_train.batches import Views
 from clipsearch_train.clip_teacher import ClipTeacher
 from clipsearch_train.data import Sample
 from clipsearch_train.frozen import FrozenTrunk
+from clipsearch_train.readers import Reader, SentenceReader, TowerReader
 from clipsearch_train.start import begin
 from clipsearch_train.targets import Targets
 from clipsearch_train.vision_teacher import VisionTeacher
@@ -85,6 +86,8 @@ def make_model(
         targets.start(model)
     if loaded is not None and config.start is not None:
         begin(model, config.start, loaded)
+    if targets is not None and config.teacher is not None and config.teacher.text == recipes.START:
+        targets.turn_text(model)
     if targets is not None and config.bag is not None:
         targets.start_text(model, tokenizer, config.bag, config.seed, report)
     if teacher is not None:
@@ -111,6 +114,14 @@ def make_frozen(
         )
     kept = cache / f"trunk-{loaded.fingerprint[:16]}-{loaded.preprocess.size}"
     return FrozenTrunk(tower.trunk, loaded.preprocess, samples, config.frozen, kept, report)
+
+
+def make_reader(teacher: recipes.Teacher, loaded: LoadedModel | None) -> Reader:
+    """Who reads the texts for the bridge: the text tower of the start model, or a sentence model."""
+    if teacher.text != recipes.START:
+        return SentenceReader(teacher.text)
+    assert loaded is not None
+    return TowerReader(loaded)
 
 
 def make_teacher(config: recipes.Recipe, data: Path) -> ClipTeacher | VisionTeacher | None:

@@ -30,19 +30,28 @@ Report = Callable[[str, int, int], None]
 
 
 class Projections(nn.Module):
-    """Two-layer perceptrons from each teacher's features into the common space."""
+    """Two-layer perceptrons, or for texts a matrix, from each teacher's features into the common space."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, image_dim: int, text_dim: int, embed_dim: int, config: recipes.Bridge) -> None:
+    def __init__(
+        self,
+        image_dim: int,
+        text_dim: int,
+        embed_dim: int,
+        config: recipes.Bridge,
+        *,
+        linear_text: bool = False,
+    ) -> None:
+        """With `linear_text` the text half is one matrix, which a tower's own projection can take in."""
         super().__init__()
         self.register_buffer("mean", torch.zeros(image_dim))
         self.register_buffer("std", torch.ones(image_dim))
         self.text_scale = math.sqrt(text_dim)  # unit rows to unit variance
         self.input_dropout = config.input_dropout
         self.image = _perceptron(image_dim, embed_dim, config)
-        self.text = _perceptron(text_dim, embed_dim, config)
+        self.text = _matrix(text_dim, embed_dim) if linear_text else _perceptron(text_dim, embed_dim, config)
         self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
         self.class_scale = nn.Parameter(torch.tensor(math.log(20.0)))
         self.kind_scale = nn.Parameter(torch.tensor(math.log(20.0)))
@@ -55,6 +64,13 @@ class Projections(nn.Module):
     def embed_texts(self, features: Tensor) -> Tensor:
         """(N, text_dim) -> (N, E) unit rows."""
         return F.normalize(self.text(features * self.text_scale), dim=-1)
+
+
+def _matrix(features: int, embed_dim: int) -> nn.Linear:
+    """A projection that begins by changing nothing."""
+    matrix = nn.Linear(features, embed_dim, bias=False)
+    nn.init.eye_(matrix.weight)
+    return matrix
 
 
 def _perceptron(features: int, embed_dim: int, config: recipes.Bridge) -> nn.Sequential:
@@ -99,7 +115,11 @@ def fit(space: TeacherSpace, config: recipes.Recipe, report: Report) -> Projecti
     settings, rng = config.bridge, np.random.default_rng(config.seed)
     torch.manual_seed(config.seed)
     bridge = Projections(
-        space.image_features.shape[1], space.text_features.shape[1], config.model.embed_dim, settings
+        space.image_features.shape[1],
+        space.text_features.shape[1],
+        config.model.embed_dim,
+        settings,
+        linear_text=config.teacher is not None and config.teacher.text == recipes.START,
     )
     bridge.mean.copy_(space.image_features.mean(0))
     bridge.std.copy_(space.image_features.std(0) + 1e-3)

@@ -25,6 +25,8 @@ from clipsearch_train.recipe_data import Data, Folder, check_data, fill_data
 from clipsearch_train.schedule import Optim, check_optim
 from clipsearch_train.start import Start, check_start, start_sizes
 
+# What `[teacher] text` says where the text tower of the start model reads the texts.
+START = "start"
 # Every byte, alone and at the end of a word, and the start and the end of a text.
 MIN_VOCABULARY = 514
 
@@ -34,8 +36,9 @@ class Teacher:
     """Frozen teachers to distil from (training only).
 
     `image` is the ONNX file of a supervised MobileNet-EdgeTPU, `text` an importable package with a
-    sentence-embedding model; `image_size` is the edge in pixels at which the image teacher looks. `names` is
-    a JSON file of names of things that its text teacher speaks of in many ways.
+    sentence-embedding model, or "start": the locked text tower of the start model, whose projection the
+    bridge makes anew; `image_size` is the edge in pixels at which the image teacher looks. `names` is a JSON
+    file of names of things that its text teacher speaks of in many ways.
     """
 
     image: str
@@ -110,7 +113,7 @@ class Recipe:
             self,
             optim=dataclasses.replace(
                 self.optim,
-                steps=2,
+                steps=min(self.optim.steps, 2),
                 batch=shares * math.ceil(8 / shares),
                 extra_texts=min(self.optim.extra_texts, 8),
                 warmup=1,
@@ -208,6 +211,17 @@ def _check_beginning(recipe: Recipe, where: str) -> None:
         if recipe.teacher is None or not new:
             raise UsageError(f"{where}: [bag] begins a new text tower at the texts of a [teacher].")
         check_bag(recipe.bag, recipe.model, where)
+    reads_itself = recipe.teacher is not None and recipe.teacher.text == START
+    locked = recipe.start is not None and (recipe.start.image, recipe.start.text) == ("head", "lock")
+    if reads_itself and not locked:
+        raise UsageError(
+            f'{where}: teacher: text = "start" is for [start] with image = "head" and text = "lock": the '
+            "bridge joins two locked towers."
+        )
+    if recipe.optim.steps == 0 and not reads_itself:
+        raise UsageError(
+            f'{where}: optim: steps = 0 is for [teacher] with text = "start", where the bridge alone learns.'
+        )
 
 
 def _check_loss(loss: Loss, where: str) -> None:

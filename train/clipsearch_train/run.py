@@ -16,12 +16,13 @@ import torch
 from clipsearch.durable import make_directory, replace
 from clipsearch.errors import StorageError
 from clipsearch.model import Clip
-from clipsearch.weights import save_folder
+from clipsearch.weights import LoadedModel, save_folder
 from clipsearch_train import recipe as recipes
 from clipsearch_train.assembly import (
     make_frozen,
     make_model,
     make_preprocess,
+    make_reader,
     make_teacher,
     make_tokenizer,
     make_views,
@@ -98,7 +99,7 @@ class Trainer:
             self.validation = self._validation(data, held)
             loaded = None if recipe.start is None else load_start(recipe.start)
             frozen = make_frozen(recipe, loaded, self.samples, out / "cache", report)
-            corpus = self._targets(data, frozen)
+            corpus = self._targets(data, frozen, loaded)
             teacher = make_teacher(recipe, data)
             texts = itertools.chain(corpus, source.texts())
             self.tokenizer = make_tokenizer(recipe, loaded, texts, out / "tokenizer.json")
@@ -137,13 +138,20 @@ class Trainer:
         check_sources(self.recipe.best, validation.sources)
         return validation
 
-    def _targets(self, data: Path, frozen: FrozenTrunk | None) -> list[str]:
+    def _targets(self, data: Path, frozen: FrozenTrunk | None, loaded: LoadedModel | None) -> list[str]:
         """Ask the teachers where there are any; returns the texts that they know."""
         self.targets: Targets | None = None
         if self.recipe.teacher is None:
             return []
         self.targets = prepare_targets(
-            self.recipe, data, self.samples, self.validation, self.out / "cache", self.report, frozen
+            self.recipe,
+            data,
+            self.samples,
+            self.validation,
+            self.out / "cache",
+            self.report,
+            make_reader(self.recipe.teacher, loaded),
+            frozen,
         )
         return self.targets.corpus
 

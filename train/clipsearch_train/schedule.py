@@ -40,7 +40,7 @@ class Optim:
 def check_optim(optim: Optim, where: str) -> None:
     """Raise UsageError for a value that makes no sense, named by its key."""
     least: dict[str, tuple[float, float]] = {
-        "steps": (optim.steps, 1),
+        "steps": (optim.steps, 0),
         "batch": (optim.batch, 2),
         "extra_texts": (optim.extra_texts, 0),
         "lr": (optim.lr, 0),

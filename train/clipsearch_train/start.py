@@ -80,8 +80,8 @@ def check_start(start: Start, where: str) -> None:
 
 
 def is_whole(start: Start | None) -> bool:
-    """Whether a run begins with a model that can be scored before it: no tower of it is new."""
-    return start is not None and "new" not in (start.image, start.text)
+    """Whether a run begins with a model that can be scored before it: nothing of it is new."""
+    return start is not None and not {"new", "head"} & {start.image, start.text}
 
 
 def load_start(start: Start) -> LoadedModel:

@@ -21,10 +21,10 @@ from clipsearch_train.corpus import in_many_words, read_names, read_texts, texts
 from clipsearch_train.data import Sample, find_shards
 from clipsearch_train.frozen import FrozenTrunk
 from clipsearch_train.kinds import kinds, words_of_kinds
+from clipsearch_train.readers import Reader
 from clipsearch_train.teachers import (
     ImageTeacher,
     imagenet_classes,
-    sentence_embeddings,
     stage_headroom,
     start_from,
     teacher_vocabulary,
@@ -69,6 +69,13 @@ class Targets:
             mlp.fc2.weight.copy_(last.weight)
             model.logit_scale.copy_(self.bridge.logit_scale)
 
+    def turn_text(self, model: Clip) -> None:
+        """Take the bridge's text half, a matrix, into the projection of a text tower that was kept."""
+        matrix = self.bridge.text
+        assert isinstance(matrix, nn.Linear)
+        with torch.no_grad():
+            model.text_projection.copy_(model.text_projection @ matrix.weight.T)
+
     def start_text(self, model: Clip, tokenizer: ClipTokenizer, bag: Bag, seed: int, report: Report) -> None:
         """Begin the text tower as a bag of words: see `clipsearch_train.bag`."""
         parts = [tokenizer(self.corpus[start : start + 4096]) for start in range(0, len(self.corpus), 4096)]
@@ -98,10 +105,12 @@ def prepare_targets(
     validation: Validation,
     cache: Path,
     report: Report,
+    reader: Reader,
     frozen: FrozenTrunk | None = None,
 ) -> Targets:
     """Run both teachers (or read their cached features), fit the bridge, project everything.
 
+    `reader` is the teacher that reads the texts.
     With `frozen` the locked trunk of the start model looks at the images in the image teacher's place, which
     then only says what classes it would see in the trunk's features.
     """
@@ -111,9 +120,9 @@ def prepare_targets(
     texts = _corpus(recipe, data, samples)
     corpus = texts.corpus
     embedded = cached_rows(
-        cache / "text",
+        cache / reader.name,
         corpus,
-        lambda rows, told: sentence_embeddings(settings.text, [corpus[row] for row in rows], told),
+        lambda rows, told: reader.read([corpus[row] for row in rows], told),
         report,
     )
     features = (
@@ -143,7 +152,7 @@ def prepare_targets(
         image_NE = bridge.embed_images(space.image_features)
         text_ME = bridge.embed_texts(space.text_features)
     if recipe.data.limit is None:  # a few samples say nothing
-        _score_bridge(bridge, frozen or teacher, settings.text, validation, report)
+        _score_bridge(bridge, frozen or teacher, reader, validation, report)
     return Targets(
         corpus,
         image_NE.clone(),
@@ -168,19 +177,15 @@ class _Texts:
 
 def _corpus(recipe: recipes.Recipe, data: Path, samples: Sequence[Sample]) -> _Texts:
     assert recipe.teacher is not None
-    settings, limit, templates = recipe.teacher, recipe.data.limit, recipe.data.templates
-    rng = np.random.default_rng(recipe.seed)
-    lines = read_texts(find_shards(data, recipe.data.texts))[:limit]
-    classes = (imagenet_classes() if settings.classes else [])[:limit]
-    words = teacher_vocabulary(settings.text)[:limit]
+    limit, templates = recipe.data.limit, recipe.data.templates
+    classes = (imagenet_classes() if recipe.teacher.classes else [])[:limit]
     names = [name for names, _ in classes for name in names]
     general = words_of_kinds() if recipe.bridge.kind_weight else []
-    texts = [*texts_of(samples, templates), *lines, *(definition for _, definition in classes)]
+    texts = texts_of(samples, templates)
     texts += [text for name in [*names, *general] for text in _spoken(name, templates)]
-    texts += widen([*lines, *(c for s in samples for c in s.captions[:1])], words, templates, rng)
-    if settings.names:
-        named = [*read_names(find_shards(data, (settings.names,))), *names]
-        texts += in_many_words(list(dict.fromkeys(named))[:limit], rng)
+    if recipe.teacher.text != recipes.START:  # a text tower that learns wants more than the bridge says
+        texts += [definition for _, definition in classes]
+        texts += _more_texts(recipe, data, samples, names)
     corpus = list(dict.fromkeys(texts))
     row_of = {text: row for row, text in enumerate(corpus)}
 
@@ -192,6 +197,22 @@ def _corpus(recipe: recipes.Recipe, data: Path, samples: Sequence[Sample]) -> _T
     return _Texts(corpus, row_of, class_rows, kind_rows)
 
 
+def _more_texts(
+    recipe: recipes.Recipe, data: Path, samples: Sequence[Sample], names: Sequence[str]
+) -> list[str]:
+    """Texts without images: captions, words and phrases that the text teacher knows."""
+    assert recipe.teacher is not None
+    settings, limit, templates = recipe.teacher, recipe.data.limit, recipe.data.templates
+    rng = np.random.default_rng(recipe.seed)
+    lines = read_texts(find_shards(data, recipe.data.texts))[:limit]
+    words = teacher_vocabulary(settings.text)[:limit]
+    texts = [*lines, *widen([*lines, *(c for s in samples for c in s.captions[:1])], words, templates, rng)]
+    if settings.names:
+        named = [*read_names(find_shards(data, (settings.names,))), *names]
+        texts += in_many_words(list(dict.fromkeys(named))[:limit], rng)
+    return texts
+
+
 def _spoken(name: str, templates: Sequence[str]) -> list[str]:
     return [name, *(template.format(name) for template in templates)]
 
@@ -199,7 +220,7 @@ def _spoken(name: str, templates: Sequence[str]) -> list[str]:
 def _score_bridge(
     bridge: Projections,
     looker: ImageTeacher | FrozenTrunk,
-    package: str,
+    reader: Reader,
     validation: Validation,
     report: Report,
 ) -> None:
@@ -211,7 +232,7 @@ def _score_bridge(
 
     class Texts:
         def encode_text(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-            rows = torch.from_numpy(sentence_embeddings(package, texts, report)).float()
+            rows = torch.from_numpy(reader.read(texts, report)).float()
             return np.asarray(bridge.embed_texts(rows).numpy())
 
     validation.teacher_results = validation.score(images, Texts())
