@@ -17,7 +17,7 @@ def test_every_recipe_reads_and_says_its_command(path: Path) -> None:
     assert recipe.name == path.stem
     assert f"clipsearch train train/recipes/{path.name} --data DATA --out" in path.read_text()
     smoke = recipe.smoke()
-    assert smoke.optim.steps == 2
+    assert smoke.optim.steps == min(recipe.optim.steps, 2)
     assert smoke.model == recipe.model
     assert smoke.optim.batch == 8
     for processes in (2, 3):
