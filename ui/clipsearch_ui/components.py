@@ -75,7 +75,7 @@ def grid(
     strip: bool = False,
 ) -> None:
     """Show photos; `scores` and `more` are by image id, the callbacks get one; a strip is a single row."""
-    items = [
+    items = tuple(  # of a list Streamlit would ask pandas, at the price of loading it, whether it is a table
         {
             "id": photo.image_id,
             "src": opened.address(photo, "grid"),
@@ -88,7 +88,7 @@ def grid(
             "like": on_like is not None,
         }
         for photo in photos
-    ]
+    )
 
     def sent(event: str, act: Callable[[int], None] | None) -> Callable[[], None]:
         def call() -> None:
@@ -117,7 +117,7 @@ def viewer(opened: Opened, photo: Photo, beside: Sequence[Photo] = ()) -> None:
         data={
             "src": opened.address(photo, "preview"),
             "early": opened.address(photo, "grid"),
-            "beside": [opened.address(other, "preview") for other in beside],
+            "beside": tuple(opened.address(other, "preview") for other in beside),
             "alt": alternative(photo),
             "width": photo.width,
             "height": photo.height,

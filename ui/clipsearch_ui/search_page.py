@@ -48,13 +48,15 @@ def show() -> None:
     chosen = filters.read()
     where = Where()
     try:
-        where = chosen.where(_folders(opened))
+        where = chosen.where(_folders(opened) if chosen.folder else {})
         chips.show(opened, query)
         _results(opened, query, chosen, where)
     except UsageError as error:
         _not_a_search(error, chosen)
     except (ModelNotFound, ModelMismatch, ModelInvalid) as error:
         trouble(error)
+    # What takes long in a large library comes after the pictures.
+    _folders(opened)
     sidebar.show(chosen, _counts(opened, where), scored=bool(query.strip()))
     show_open_photo(opened, on_search_page=True)
     opened.warm()
