@@ -80,6 +80,7 @@ class Counts:
     cameras: dict[str, int]
     formats: dict[str, int]
     folders: dict[bytes, int]
+    """In each folder or below it."""
     placed: int
     unplaced: int
     first: np.datetime64

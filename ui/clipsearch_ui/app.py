@@ -15,6 +15,7 @@ st.html("""<style>
 .st-key-picture_drop { display: none; }
 .st-key-chips img { border-radius: 0.4rem; height: 40px; width: auto; }
 .stMainBlockContainer { padding: 4.2rem 2rem 3rem; }
+.st-key-world { aspect-ratio: 2; min-height: 0; max-width: 115vh; flex: none; }
 /* In the dark the primary colour is a light one, on which white would not be legible. */
 button[data-testid^="stBaseButton-primary"]:not(:disabled) { color: light-dark(#fff, #06121f); }
 @media (max-width: 640px) {
@@ -24,6 +25,7 @@ button[data-testid^="stBaseButton-primary"]:not(:disabled) { color: light-dark(#
   .st-key-ask > div:has(> .st-key-pick) { flex: 0 0 3rem; min-width: 0; }
   .st-key-pick { width: 3rem; }
   .st-key-steps kbd { display: none; }
+  [data-testid="stExpandSidebarButton"]::after { content: "Pages and filters"; padding: 0 0.3rem; }
   .st-key-searches button p {  /* read out, not seen */
     position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
   }

@@ -56,8 +56,8 @@ def show() -> None:
     except (ModelNotFound, ModelMismatch, ModelInvalid) as error:
         trouble(error)
     # What takes long in a large library comes after the pictures.
-    _folders(opened)
-    sidebar.show(chosen, _counts(opened, where), scored=bool(query.strip()))
+    counts = sidebar.Choices(_folders(opened), _counts(opened, Where()), _counts(opened, where))
+    sidebar.show(chosen, counts, scored=bool(query.strip()))
     show_open_photo(opened, on_search_page=True)
     opened.warm()
 
@@ -126,8 +126,8 @@ def _folders(opened: Opened) -> dict[str, bytes]:
         key = ("folders", view.generation)
         kept = opened.answers.recall(key)
         if kept is None:
-            counts = view.overview.folder_counts(view.overview.rows_of(view.overview.slots))
-            kept = {name: path for name, (path, _) in filters.folder_tree(counts).items()}
+            overview = view.overview
+            kept = filters.folder_names(overview.folders[number] for number in set(overview.file_folders))
             opened.answers.remember(key, kept)
     assert isinstance(kept, dict)
     st.session_state["folder_names"] = {path: name for name, path in kept.items()}
@@ -171,6 +171,8 @@ def _sort() -> Sort:
 
 def _summary(results: Results, asked: Asked) -> str:
     found, total = f"**{results.found:,}**", f"{results.total:,} photos"
+    if not results.total:
+        return "**0** photos"
     if not asked.words.strip():
         return f"{found} photos, newest first"
     if asked.sort == "date":
