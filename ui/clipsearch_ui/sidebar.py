@@ -92,7 +92,6 @@ def _choice(
         format_func=shown,
         key=f"filter_{name}",
         on_change=lambda: filters.change(**{name: str(_taken(name) or "")}),
-        disabled=len(options) == 1,
     )
 
 
