@@ -13,7 +13,7 @@ st.set_page_config(page_title="clipsearch", page_icon=icon(), layout="wide")
 
 # Of our own making only: no text of a photo ever stands here.
 st.html("""<style>
-.st-key-picture_drop, .st-key-shell { display: none; }
+.st-key-picture_drop, .stLayoutWrapper:has(> .st-key-shell) { display: none; }
 .st-key-chips img { border-radius: 0.4rem; height: 40px; width: auto; }
 .stMainBlockContainer { padding: 4.2rem 2rem 3rem; }
 .st-key-world { aspect-ratio: 2; min-height: 0; max-width: 115vh; flex: none; }
