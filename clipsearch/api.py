@@ -11,6 +11,7 @@ with Library.open("photos.clipsearch", create=True) as library:
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ import numpy.typing as npt
 
 from clipsearch.config import default_library
 from clipsearch.errors import ImageError, LibraryEmpty, ModelMismatch
-from clipsearch.folder import Health, LibraryFolder, Repaired
+from clipsearch.folder import Health, LibraryFolder, Repaired, Snapshot
 from clipsearch.library_index import LibraryIndex
 from clipsearch.library_model import Deferred, LibraryModel
 from clipsearch.paths import display, to_json
@@ -103,6 +104,7 @@ class Library:
         self._model = LibraryModel(device, encoder)
         self._index = LibraryIndex(folder)
         self._overview: tuple[tuple[str, int], Overview] | None = None
+        self._overview_lock = threading.Lock()
 
     @classmethod
     def open(
@@ -142,11 +144,15 @@ class Library:
         from clipsearch.browse import View
 
         with self._folder.snapshot() as photos:
-            key = (photos.key, photos.generation)
-            cached = self._overview
-            if cached is None or cached[0] != key:
-                cached = self._overview = key, photos.catalog.overview(photos.space.id)
-            yield View(photos, self._index.searcher(photos), cached[1])
+            yield View(photos, self._index.searcher(photos), lambda: self._overview_of(photos))
+
+    def _overview_of(self, photos: Snapshot) -> Overview:
+        """Read once for each state of the library, by whoever asks first."""
+        key = (photos.key, photos.generation)
+        with self._overview_lock:
+            if self._overview is None or self._overview[0] != key:
+                self._overview = key, photos.catalog.overview(photos.space.id)
+            return self._overview[1]
 
     def index(
         self,

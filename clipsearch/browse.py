@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +80,7 @@ class Counts:
     cameras: dict[str, int]
     formats: dict[str, int]
     folders: dict[bytes, int]
+    """In each folder or below it."""
     placed: int
     unplaced: int
     first: np.datetime64
@@ -88,11 +90,21 @@ class Counts:
 class View:
     """One state of a library, to look around in; valid within the block of `Library.look`."""
 
-    def __init__(self, photos: Snapshot, searcher: Searcher, overview: Overview) -> None:
+    def __init__(self, photos: Snapshot, searcher: Searcher, overview: Callable[[], Overview]) -> None:
         self._photos = photos
         self._searcher = searcher
-        self.overview = overview
+        self._overview = overview
         self.generation = photos.generation
+
+    @cached_property
+    def overview(self) -> Overview:
+        """What filters, counts, dates and the map need of every photo; a query in words needs none of it."""
+        return self._overview()
+
+    @property
+    def slots(self) -> Slots:
+        """The slots of all photos that can be found: ascending."""
+        return self._photos.visible
 
     def vector(
         self, query: Query, embed_text: Callable[[list[str]], Floats], pictures: Callable[[str], Floats]
@@ -143,8 +155,10 @@ class View:
         """
         wanted = where.slot_filter()
         if wanted.is_empty():
-            return self.overview.slots
+            return self.slots
         slots = self._photos.slots_where(wanted)
+        if where.camera is None:
+            return slots
         camera = self.overview.camera
         if where.camera in camera.values:
             rows = self.overview.rows_of(slots)
@@ -209,7 +223,7 @@ class View:
 
         Above that a photo is compared with those next to it in time and along eight random directions.
         """
-        slots = self.overview.slots
+        slots = self.slots
         rows = self._rows(slots)
         pairs = _all_pairs(rows, alike) if len(rows) <= _ALL_PAIRS else self._near_pairs(rows, alike)
         groups = _joined(len(rows), pairs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -55,11 +56,38 @@ class Overview:
         return rows
 
     def folder_counts(self, rows: Ints) -> dict[bytes, int]:
-        """How many of `rows` lie right in each folder, by path."""
+        """How many of `rows` lie in each folder or below it, by path; copies of a photo count once."""
+        tree, parents = self._tree
         inside = np.zeros(len(self.slots), bool)
         inside[rows] = True
-        found = np.bincount(self.file_folders[inside[self.file_rows]], minlength=len(self.folders))
-        return {folder: int(count) for folder, count in zip(self.folders, found, strict=True) if count}
+        files = np.flatnonzero(inside[self.file_rows])
+        row, folder = self.file_rows[files], self.file_folders[files]
+        copied = np.bincount(row, minlength=len(self.slots))[row] > 1
+        found = np.zeros(len(tree), np.int64)
+        met = []
+        while len(row):
+            found += np.bincount(folder[~copied], minlength=len(tree))
+            met.append(row[copied] * len(tree) + folder[copied])
+            folder = parents[folder]
+            deeper = folder >= 0
+            row, folder, copied = row[deeper], folder[deeper], copied[deeper]
+        once = np.unique(np.concatenate([np.empty(0, np.int64), *met]))
+        found += np.bincount(once % max(1, len(tree)), minlength=len(tree))
+        return {path: int(count) for path, count in zip(tree, found, strict=True) if count}
+
+    @cached_property
+    def _tree(self) -> tuple[list[bytes], Ints]:
+        """`folders` and all that they lie in, each with the number of the one right above it, else −1."""
+        paths = list(self.folders)
+        known = {path: number for number, path in enumerate(paths)}
+        parents: list[int] = []
+        for path in paths:  # which grows meanwhile
+            above = path[: max(1, path.rfind(b"/"))]
+            if above not in known and above != path:
+                known[above] = len(paths)
+                paths.append(above)
+            parents.append(-1 if above == path else known[above])
+        return paths, np.array(parents, np.int64)
 
 
 def overview(connection: sqlite3.Connection, space_id: int) -> Overview:

@@ -56,6 +56,7 @@ def main() -> None:
     for query in QUERIES:
         clipsearch("query", query, "-n", "3", "--library", library)
     print(f'\nTry your own: .venv/bin/clipsearch query "…" --library {library}')
+    print(f"In the browser: .venv/bin/clipsearch ui --library {library}")
 
 
 if __name__ == "__main__":

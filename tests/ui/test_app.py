@@ -12,7 +12,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipsearch.errors import ModelNotFound
-from clipsearch_ui import server, state
+from clipsearch_ui import map_page, server, state
 
 pytestmark = pytest.mark.usefixtures("fresh_shelf")
 
@@ -234,6 +234,28 @@ def test_names_and_captions_are_never_markup(tmp_path: Path, monkeypatch: pytest
     for element in test.markdown:
         assert not element.allow_html
         assert "**bold**" not in str(element.value)
+
+
+def test_folders_keep_their_names_whatever_the_filters_leave(
+    filled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [
+        option.split()[0] for option in app(filled, monkeypatch).run().selectbox(key="filter_folder").options
+    ]
+    one = app(filled, monkeypatch, text="red").run()  # these lie in one folder only
+    assert [option.split()[0] for option in one.selectbox(key="filter_folder").options] == ["All", folders[2]]
+    none = app(filled, monkeypatch, text="no such thing").run()
+    assert none.selectbox(key="filter_folder").options == ["All"]
+    assert none.selectbox(key="filter_camera").options == ["All"]
+
+
+def test_the_map_is_mercators() -> None:
+    assert map_page.up(0) == pytest.approx(0)
+    assert map_page.up(60) == pytest.approx(75.456, abs=1e-3)
+    for north in (-89.0, -33.9, 0.0, 51.5, 84.9):
+        assert map_page.latitude(map_page.up(north)) == pytest.approx(max(-85.0, north))
+    seen = {"selection": {"view": {"east": [-10.0, 30.0], "up": [map_page.up(35), 1e3]}}}
+    assert map_page._view(seen) == pytest.approx((35, -10, 90, 30))
 
 
 PAGES = ("duplicates_page", "timeline_page", "themes_page", "map_page", "library_page")

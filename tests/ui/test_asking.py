@@ -7,6 +7,7 @@ import pytest
 from clipsearch import browse
 from clipsearch.errors import UsageError
 from clipsearch.search import Where
+from clipsearch.store.reader import Reading
 from clipsearch_ui.asking import Asked, answer, load, parse, photos_in, steer, without_term
 from clipsearch_ui.state import Opened, Shelf
 from tests.ui.conftest import build_library, save
@@ -29,6 +30,19 @@ def test_words_find_what_they_name(opened: tuple[Shelf, Opened]) -> None:
     results = answer(*opened, Asked("red", Where(), collapse=False))
     assert all(name.startswith("red") for name in names(opened[1], results))
     assert results.found == results.total == 64
+
+
+def test_words_do_not_wait_for_what_the_filters_count(
+    opened: tuple[Shelf, Opened], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def count(*_: object) -> None:
+        raise AssertionError("the whole catalog was read")
+
+    monkeypatch.setattr(Reading, "overview", count)
+    assert answer(*opened, Asked("red", Where())).found == 64
+    assert answer(*opened, Asked("red", Where(formats=("JPEG",)))).found == 64
+    with opened[1].library.look() as view:
+        assert len(view.slots) == 64
 
 
 def test_arithmetic_takes_away(opened: tuple[Shelf, Opened]) -> None:

@@ -295,6 +295,32 @@ def test_filters_and_no_result(page: Page, address: str) -> None:
     expect(page.get_by_text("20 photos", exact=False).first).to_be_visible()
 
 
+def test_the_search_box_is_a_key_away_on_every_page(page: Page, address: str) -> None:
+    page.goto(f"{address}/library")
+    expect(page.get_by_role("heading", name="Library").first).to_be_visible()
+    settled(page)
+    page.keyboard.press("/")
+    expect(page.locator(".st-key-q input")).to_be_focused()
+
+
+def test_the_menu_of_a_phone_makes_way_for_the_chosen_page(browser: Browser, address: str) -> None:
+    page = open_page(browser, address, width=390, height=844)
+    page.get_by_test_id("stExpandSidebarButton").click()
+    settled(page)
+    page.get_by_test_id("stSidebarNavLink").filter(has_text="Map").click()
+    expect(page.get_by_role("heading", name="Map").first).to_be_visible()
+    expect(page.get_by_test_id("stExpandSidebarButton")).to_be_visible()
+    world = page.locator(".st-key-world .vega-embed")
+    expect(world).to_be_visible()
+    page.wait_for_function(
+        """() => {
+          const world = document.querySelector(".st-key-world .vega-embed").getBoundingClientRect();
+          return Math.abs(world.width / world.height - 2) < 0.1;
+        }"""
+    )
+    page.close()
+
+
 def test_pages(page: Page) -> None:
     first = first_alt(page)
     page.get_by_role("button", name="Page 2").click()
@@ -333,6 +359,9 @@ def test_looks(browser: Browser, address: str, name: str, width: int, dark: bool
     expect(page.get_by_role("dialog").locator(".frame.there .photo")).to_be_visible()
     shot(page, f"{name}-photo")
     accessible(page, dark=dark)
+    button = page.get_by_role("dialog").get_by_role("button", name="More like this")
+    inside = button.evaluate("it => getComputedStyle(it).color")  # which axe does not see through the dialog
+    assert (max(map(int, inside.strip("rgb()").split(",")[:3])) < 64) == dark
     page.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from clipsearch_ui import duplicates_page, library_page, map_page, search_page, themes_page, timeline_page
+from clipsearch_ui.components import shell
 from clipsearch_ui.guard import guarded
 from clipsearch_ui.state import icon
 
@@ -12,11 +13,15 @@ st.set_page_config(page_title="clipsearch", page_icon=icon(), layout="wide")
 
 # Of our own making only: no text of a photo ever stands here.
 st.html("""<style>
-.st-key-picture_drop { display: none; }
+.st-key-picture_drop, .stLayoutWrapper:has(> .st-key-shell) { display: none; }
 .st-key-chips img { border-radius: 0.4rem; height: 40px; width: auto; }
 .stMainBlockContainer { padding: 4.2rem 2rem 3rem; }
+.st-key-world { aspect-ratio: 2; min-height: 0; max-width: 115vh; flex: none; }
 /* In the dark the primary colour is a light one, on which white would not be legible. */
 button[data-testid^="stBaseButton-primary"]:not(:disabled) { color: light-dark(#fff, #06121f); }
+@media (prefers-color-scheme: dark) {  /* a dialog stands outside of what knows the page's own scheme */
+  [role="dialog"] button[data-testid^="stBaseButton-primary"]:not(:disabled) { color: #06121f; }
+}
 @media (max-width: 640px) {
   .stMainBlockContainer { padding: 3.8rem 0.8rem 2rem; }
   .st-key-ask { flex-wrap: nowrap; gap: 0.5rem; }
@@ -24,6 +29,7 @@ button[data-testid^="stBaseButton-primary"]:not(:disabled) { color: light-dark(#
   .st-key-ask > div:has(> .st-key-pick) { flex: 0 0 3rem; min-width: 0; }
   .st-key-pick { width: 3rem; }
   .st-key-steps kbd { display: none; }
+  [data-testid="stExpandSidebarButton"]::after { content: "Pages and filters"; padding: 0 0.3rem; }
   .st-key-searches button p {  /* read out, not seen */
     position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
   }
@@ -47,4 +53,5 @@ PAGES = [
 ]
 
 st.session_state["search_page"] = PAGES[0]
+shell()
 st.navigation(PAGES, position="top").run()

@@ -17,17 +17,21 @@ def show(opened: Opened, text: str) -> None:
         return
     with st.container(key="chips", horizontal=True, vertical_alignment="center", gap="small"):
         for position, term in enumerate(query.terms):
-            picture = _picture(opened, term)
-            if picture is not None:
-                st.image(picture, width="content", alt="A picture of the query")
-            st.button(
-                _chip(term),
-                key=f"chip_{position}",
-                icon=":material/close:",
-                help="Take this out of the search",
-                on_click=ask,
-                args=(without_term(text, position),),
-            )
+            # A picture stays with its button where the line breaks.
+            with st.container(
+                horizontal=True, wrap=False, width="content", vertical_alignment="center", gap="xsmall"
+            ):
+                picture = _picture(opened, term)
+                if picture is not None:
+                    st.image(picture, width="content", alt="A picture of the query")
+                st.button(
+                    _chip(term),
+                    key=f"chip_{position}",
+                    icon=":material/close:",
+                    help="Take this out of the search",
+                    on_click=ask,
+                    args=(without_term(text, position),),
+                )
 
 
 def _chip(term: Term) -> str:

@@ -1,4 +1,4 @@
-"""The three pieces that Streamlit lacks: a justified clickable grid, a large picture, page-wide shortcuts.
+"""The pieces that Streamlit lacks: a justified clickable grid, a large picture, pasting, page-wide shortcuts.
 
 Their Python side passes plain data; the scripts put names and captions into the page as text, never as HTML.
 """
@@ -48,6 +48,13 @@ _viewer = st.components.v2.component(
 _tools = st.components.v2.component(
     "clipsearch_tools", html=_PICK, css=_text("tools.css"), js=_text("tools.js")
 )
+_shell = st.components.v2.component("clipsearch_shell", html="<i></i>", js=_text("shell.js"))
+
+
+def shell() -> None:
+    """What holds on every page: shortcuts, and how the menu behaves on a phone."""
+    with st.container(key="shell"):
+        _shell(key="shortcuts")
 
 
 def name_of(photo: Photo) -> str:
@@ -75,7 +82,7 @@ def grid(
     strip: bool = False,
 ) -> None:
     """Show photos; `scores` and `more` are by image id, the callbacks get one; a strip is a single row."""
-    items = [
+    items = tuple(  # of a list Streamlit would ask pandas, at the price of loading it, whether it is a table
         {
             "id": photo.image_id,
             "src": opened.address(photo, "grid"),
@@ -88,7 +95,7 @@ def grid(
             "like": on_like is not None,
         }
         for photo in photos
-    ]
+    )
 
     def sent(event: str, act: Callable[[int], None] | None) -> Callable[[], None]:
         def call() -> None:
@@ -117,7 +124,7 @@ def viewer(opened: Opened, photo: Photo, beside: Sequence[Photo] = ()) -> None:
         data={
             "src": opened.address(photo, "preview"),
             "early": opened.address(photo, "grid"),
-            "beside": [opened.address(other, "preview") for other in beside],
+            "beside": tuple(opened.address(other, "preview") for other in beside),
             "alt": alternative(photo),
             "width": photo.width,
             "height": photo.height,
@@ -126,5 +133,5 @@ def viewer(opened: Opened, photo: Photo, beside: Sequence[Photo] = ()) -> None:
 
 
 def tools(limit: int, on_refused: Callable[[], None]) -> None:
-    """The picture button, with the shortcuts of the page; a picture of more than `limit` bytes is refused."""
+    """The picture button, with pasting and dropping; a picture of more than `limit` bytes is refused."""
     _tools(key="tools", data={"limit": limit}, on_refused_change=on_refused)

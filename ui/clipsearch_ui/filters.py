@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import date, timedelta
 
@@ -15,6 +15,8 @@ from clipsearch.search import Where
 
 _STATE = "filters"
 _WRITTEN = "filters_in_address"
+FOLDERS = 2_000
+"""Folders that can be chosen from the list."""
 
 
 @dataclass(frozen=True)
@@ -93,21 +95,22 @@ def _write() -> Filters:
     return chosen
 
 
-def folder_tree(counts: dict[bytes, int]) -> dict[str, tuple[bytes, int]]:
-    """The folders to choose from, as shown, with path and count; a folder includes those below it."""
-    if not counts:
+def folder_names(folders: Iterable[bytes]) -> dict[str, bytes]:
+    """The folders to choose from, by the name that is shown: those that hold photos, and what they lie in.
+
+    The tree begins at the folder that holds them all, which is a choice only where photos lie right in it.
+    """
+    holding = set(folders)
+    if len(holding) < 2:
         return {}
-    top = os.path.commonpath(list(counts))
-    sums: dict[bytes, int] = {}
-    for folder, count in counts.items():
-        while len(folder) > len(top):
-            sums[folder] = sums.get(folder, 0) + count
+    top = os.path.commonpath(list(holding))
+    found = {top} & holding
+    for folder in holding:
+        while len(folder) > len(top) and folder not in found:
+            found.add(folder)
             folder = os.path.dirname(folder)  # noqa: PTH120 (bytes)
-    if counts.get(top) and sums:
-        sums[top] = sum(counts.values())
     stem = os.path.dirname(top)  # noqa: PTH120 (bytes)
-    shown = {display(os.path.relpath(folder, stem)): (folder, sums[folder]) for folder in sorted(sums)}
-    return dict(list(shown.items())[:2000])
+    return {display(os.path.relpath(folder, stem)): folder for folder in sorted(found)[:FOLDERS]}
 
 
 def day(text: str) -> date | None:

@@ -1,8 +1,13 @@
-"""The map: where photos were taken, drawn from the package itself: no place is told to a tile server."""
+"""The map: where photos were taken, drawn from the package itself: no place is told to a tile server.
+
+It is Mercator's, so that a town looks like itself when one has zoomed in; heights on it are called `up`, in
+units as long as a degree of longitude.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -20,12 +25,15 @@ CELLS = 300
 """Photos are drawn together where they lie within the width of the map by so much."""
 LISTED = 200
 """Places that can be chosen from the list."""
+BOTTOM, TOP = -67.0, 113.0
+"""Heights between which the inhabited world lies: half as high as it is wide, like its frame in `app`."""
+_POLE = 85.0
+"""Degrees of latitude beyond which the map does not go."""
 
 Box = tuple[float, float, float, float]
 """South, west, north, east in degrees."""
 
 if TYPE_CHECKING:
-    import altair as alt
     import pandas as pd  # type: ignore[import-untyped]
 
 
@@ -65,11 +73,22 @@ def _land() -> pd.DataFrame:
     rings = json.loads(Path(__file__).with_name("countries.json").read_text(encoding="utf-8"))
     return pd.DataFrame(
         [
-            {"ring": number, "step": step, "east": ring[2 * step], "north": ring[2 * step + 1]}
+            {"ring": number, "step": step, "east": ring[2 * step], "up": up(ring[2 * step + 1])}
             for number, ring in enumerate(rings)
             for step in range(len(ring) // 2)
         ]
     )
+
+
+def up(north: float) -> float:
+    """The height on the map of a latitude."""
+    bounded = math.radians(max(-_POLE, min(_POLE, north)))
+    return math.degrees(math.asinh(math.tan(bounded)))
+
+
+def latitude(height: float) -> float:
+    """The latitude at a height of the map."""
+    return math.degrees(math.atan(math.sinh(math.radians(height))))
 
 
 def _spot(spots: Mapping[str, tuple[int, Box]], clicked: str | None) -> Box | None:
@@ -107,8 +126,8 @@ def _map(
     points = _together(north, east, max(width / CELLS, 1e-6))
     spot = alt.selection_point(name="spot", fields=["key"])
     view = alt.selection_interval(name="view", bind="scales")
-    x = alt.X("east:Q", scale=alt.Scale(domain=[-180, 180], nice=False), title=None, axis=_axis("E", "W"))
-    y = alt.Y("north:Q", scale=alt.Scale(domain=[-60, 84], nice=False), title=None, axis=_axis("N", "S"))
+    x = alt.X("east:Q", scale=alt.Scale(domain=[-180, 180], nice=False), axis=None)
+    y = alt.Y("up:Q", scale=alt.Scale(domain=[BOTTOM, TOP], nice=False), axis=None)
     land = (
         alt.Chart(_land())
         .mark_line(filled=True, color="#9aa7b4", opacity=0.35, stroke="#7d8a97", strokeWidth=0.6, clip=True)
@@ -133,12 +152,14 @@ def _map(
         )
         .add_params(view, spot)
     )
-    event = st.altair_chart(
-        alt.layer(land, dots).properties(height=460),
-        on_select="rerun",
-        key=key,
-        alt="A map of where photos were taken; the photos in view follow below",
-    )
+    with st.container(key="world"):
+        event = st.altair_chart(
+            alt.layer(land, dots).configure_view(fill="#8fb6d6", fillOpacity=0.18, stroke=None),
+            height="stretch",
+            on_select="rerun",
+            key=key,
+            alt="A map of where photos were taken; the photos in view follow below",
+        )
     st.caption(
         "Drag to move, scroll to zoom, click on a place; the photos below are those in view. "
         "Land: Natural Earth."
@@ -158,22 +179,21 @@ def _places(points: pd.DataFrame, seen: Box | None) -> dict[str, tuple[int, Box]
     }
 
 
-def _axis(positive: str, negative: str) -> alt.Axis:
-    import altair as alt
-
-    label = f"format(abs(datum.value), '~g') + '°' + (datum.value < 0 ? '{negative}' : '{positive}')"
-    return alt.Axis(labelExpr=label, grid=True, gridOpacity=0.25, tickCount=6, labelFlush=True)
-
-
 def _view(event: Any) -> Box | None:
     selected = {} if event is None else (event.get("selection") or {}).get("view") or {}
     try:
-        (west, east), (south, north) = selected["east"], selected["north"]
+        (west, east), (low, high) = selected["east"], selected["up"]
     except (KeyError, TypeError, ValueError):
         return None
-    south, north = max(-90.0, min(south, north)), min(90.0, max(south, north))
+    south, north = _parallel(min(low, high)), _parallel(max(low, high))
     west, east = max(-180.0, min(west, east)), min(180.0, max(west, east))
     return (south, west, north, east) if south < north and west < east else None
+
+
+def _parallel(height: float) -> float:
+    """The latitude of an edge of the view; the edge of the map takes in the pole."""
+    found = latitude(height)
+    return found if abs(found) < _POLE else math.copysign(90.0, found)
 
 
 def _together(north: np.ndarray[Any, Any], east: np.ndarray[Any, Any], cell: float) -> pd.DataFrame:
@@ -191,5 +211,6 @@ def _together(north: np.ndarray[Any, Any], east: np.ndarray[Any, Any], cell: flo
         west=("east", "min"),
         right=("east", "max"),
     ).reset_index(drop=True)
+    points["up"] = points.north.map(up)
     points["key"] = [f"{one:.5f},{other:.5f}" for one, other in zip(points.north, points.east, strict=True)]
     return points

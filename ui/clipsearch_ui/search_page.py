@@ -48,14 +48,16 @@ def show() -> None:
     chosen = filters.read()
     where = Where()
     try:
-        where = chosen.where(_folders(opened))
+        where = chosen.where(_folders(opened) if chosen.folder else {})
         chips.show(opened, query)
         _results(opened, query, chosen, where)
     except UsageError as error:
         _not_a_search(error, chosen)
     except (ModelNotFound, ModelMismatch, ModelInvalid) as error:
         trouble(error)
-    sidebar.show(chosen, _counts(opened, where), scored=bool(query.strip()))
+    # What takes long in a large library comes after the pictures.
+    counts = sidebar.Choices(_folders(opened), _counts(opened, Where()), _counts(opened, where))
+    sidebar.show(chosen, counts, scored=bool(query.strip()))
     show_open_photo(opened, on_search_page=True)
     opened.warm()
 
@@ -124,8 +126,8 @@ def _folders(opened: Opened) -> dict[str, bytes]:
         key = ("folders", view.generation)
         kept = opened.answers.recall(key)
         if kept is None:
-            counts = view.overview.folder_counts(view.overview.rows_of(view.overview.slots))
-            kept = {name: path for name, (path, _) in filters.folder_tree(counts).items()}
+            overview = view.overview
+            kept = filters.folder_names(overview.folders[number] for number in set(overview.file_folders))
             opened.answers.remember(key, kept)
     assert isinstance(kept, dict)
     st.session_state["folder_names"] = {path: name for name, path in kept.items()}
@@ -169,6 +171,8 @@ def _sort() -> Sort:
 
 def _summary(results: Results, asked: Asked) -> str:
     found, total = f"**{results.found:,}**", f"{results.total:,} photos"
+    if not results.total:
+        return "**0** photos"
     if not asked.words.strip():
         return f"{found} photos, newest first"
     if asked.sort == "date":

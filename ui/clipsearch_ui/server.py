@@ -25,7 +25,7 @@ from clipsearch.config import default_library
 from clipsearch.errors import ClipsearchError, ImageError
 from clipsearch.files import read_file
 from clipsearch.thumbnails import Kind
-from clipsearch_ui.state import shelf
+from clipsearch_ui.state import icon, shelf
 
 SCRIPT = Path(__file__).with_name("app.py")
 HOSTS = ["127.0.0.1", "localhost", "[::1]"]
@@ -115,10 +115,15 @@ ROUTES = [
 
 
 def _prepare() -> None:
-    """Open the library while the browser still fetches the page."""
+    """Load while the browser still fetches the page what the page will need: pages, library, model."""
+    from clipsearch_ui import library_page, search_page  # noqa: F401 - for the script, which imports them too
+
+    icon()
     try:
-        with shelf().open(default_library()).library.look():
-            pass
+        opened = shelf().open(default_library())
+        with opened.library.look() as view:
+            len(view.overview.slots)
+        opened.warm()
     except ClipsearchError:
         return  # the page will say it
 

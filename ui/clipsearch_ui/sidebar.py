@@ -6,6 +6,8 @@ therefore kept apart from the widgets (`filters`), which are told it anew each t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
@@ -17,21 +19,39 @@ from clipsearch_ui import filters
 from clipsearch_ui.filters import Filters
 
 
-def show(chosen: Filters, counts: Counts, *, scored: bool) -> None:
+@dataclass(frozen=True)
+class Choices:
+    """What can be chosen: the folders by the names shown, what the library has, and what the filters leave.
+
+    What the library has decides which filters there are, so that none comes and goes with the others.
+    """
+
+    folders: dict[str, bytes]
+    all: Counts
+    left: Counts
+
+
+def show(chosen: Filters, choices: Choices, *, scored: bool) -> None:
     """Show the filters; `scored` where there are similarities to filter by."""
+    left, everything = choices.left, choices.all
     with st.sidebar:
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             st.header("Filters", anchor=False)
             if chosen.active():
                 st.button("Clear", on_click=filters.clear, type="tertiary", icon=":material/filter_alt_off:")
         _text_field("text", "Name, caption or keyword", chosen.text)
-        tree = filters.folder_tree(counts.folders)
-        _choice("folder", "Folder", {name: count for name, (_, count) in tree.items()}, chosen.folder)
-        _period(counts, chosen)
-        _choice("camera", "Camera", counts.cameras, chosen.camera)
-        _many("format", "Format", counts.formats, chosen.format)
-        if counts.placed or chosen.place:
-            _choice("place", "Place", _placed(counts), chosen.place, names={"yes": "Known", "no": "Unknown"})
+        if choices.folders or chosen.folder:
+            inside = {name: left.folders.get(path, 0) for name, path in choices.folders.items()}
+            _choice(
+                "folder", "Folder", {name: count for name, count in inside.items() if count}, chosen.folder
+            )
+        _period(everything if np.isnat(left.first) else left, chosen)
+        if everything.cameras or chosen.camera:
+            _choice("camera", "Camera", left.cameras, chosen.camera)
+        if len(everything.formats) > 1 or chosen.format:
+            _many("format", "Format", everything.formats, left.formats, chosen.format)
+        if everything.placed or chosen.place:
+            _choice("place", "Place", _placed(left), chosen.place, names={"yes": "Known", "no": "Unknown"})
         if scored:
             _similarity(chosen)
         _switch("every", "Show near-identical shots one by one", chosen.every)
@@ -58,8 +78,6 @@ def _text_field(name: str, label: str, value: str) -> None:
 def _choice(
     name: str, label: str, counts: dict[str, int], value: str, names: dict[str, str] | None = None
 ) -> None:
-    if not counts and not value:
-        return
     options = ["", *counts]
     if value not in options:
         options.append(value)
@@ -77,11 +95,9 @@ def _choice(
     )
 
 
-def _many(name: str, label: str, counts: dict[str, int], value: str) -> None:
-    if len(counts) < 2 and not value:
-        return
+def _many(name: str, label: str, known: Iterable[str], counts: dict[str, int], value: str) -> None:
     chosen = [part for part in value.split(",") if part]
-    options = [*counts, *(part for part in chosen if part not in counts)]
+    options = list(dict.fromkeys((*known, *chosen)))
     st.session_state[f"filter_{name}"] = chosen
     st.pills(
         label,

@@ -225,7 +225,7 @@ def is_empty(opened: Opened) -> bool:
     """Whether there is nothing to search yet."""
     try:
         with opened.library.look() as view:
-            return not len(view.overview.slots)
+            return not len(view.slots)
     except LibraryEmpty:
         return True
 

@@ -43,7 +43,7 @@ def show() -> None:
 
 def _themes(opened: Opened) -> list[Named]:
     with opened.library.look() as view:
-        slots = view.overview.slots
+        slots = view.slots
         key = ("themes", view.generation)
         kept = opened.answers.recall(key)
         if kept is None:

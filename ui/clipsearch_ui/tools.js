@@ -1,4 +1,4 @@
-// The picture button beside the search box; pasting and dropping a picture anywhere; "/" for the search box.
+// The picture button beside the search box; pasting and dropping a picture anywhere.
 export default function ({ data, parentElement, setTriggerValue }) {
   const give = (file) => {
     if (!file) return;
@@ -31,13 +31,6 @@ export default function ({ data, parentElement, setTriggerValue }) {
       veil.classList.remove("on");
       const file = event.dataTransfer?.files?.[0];
       if (file) { event.preventDefault(); give(file); }
-    },
-    keydown(event) {
-      const at = event.composedPath()[0];
-      if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey) return;
-      if (at.matches?.("input, textarea, select, [contenteditable]")) return;
-      const box = document.querySelector(".st-key-q input");
-      if (box) { event.preventDefault(); box.focus(); box.select(); }
     },
   };
   for (const [name, listener] of Object.entries(listeners)) document.addEventListener(name, listener);
