@@ -23,11 +23,11 @@ $(VENV)/bin/python:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 
 $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(PIP) --editable ".[ui]" scikit-image scikit-learn
+	$(PIP) --editable ".[ui,serve]" scikit-image scikit-learn
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
-	$(PIP) --editable ".[ui,train]" --group dev
+	$(PIP) --editable ".[ui,serve,train]" --group dev
 	$(PIP) --no-deps timm
 	@touch $@
 
