@@ -47,11 +47,10 @@ def serve(library: Path, port: int, ready: Callable[[str, Path], None]) -> None:
                 )
             )
             chosen = listener.getsockname()[1]
-            with published(library, chosen, token) as note:
+            # uvicorn raises the signal that ended it once more: that is how a server ends.
+            with suppress(KeyboardInterrupt, SystemExit), published(library, chosen, token) as note:
                 ready(f"http://{ADDRESS}:{chosen}", note)
-                # uvicorn raises the signal that ended it once more: that is how a server ends.
-                with suppress(KeyboardInterrupt, SystemExit):
-                    server.run(sockets=[listener])
+                server.run(sockets=[listener])
         finally:
             service.close()
 

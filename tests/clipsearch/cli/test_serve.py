@@ -317,7 +317,8 @@ def test_many_at_once_get_what_each_gets_alone(served, photos):
 def test_it_ends_in_order(library, monkeypatch, tmp_path, number):
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     process = library.start("serve", CLIPSEARCH_CACHE=str(tmp_path / "cache"))
-    with serving(process, tmp_path / "cache", library.library):
+    with serving(process, tmp_path / "cache", library.library) as server:
+        assert server.get("/health") == {"status": "ok"}
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
         assert (process.returncode, out) == (0, "")
