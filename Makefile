@@ -14,7 +14,8 @@ help:
 	@echo "make test               install what the tests need and run them"
 	@echo "make check              ruff, mypy --strict, import-linter and the tests"
 	@echo "make crash-test         kills, power cuts, full disks, flipped bits and crowds of readers, at length (an hour)"
-	@echo "make bench [PHOTOS=DIR] the benchmarks; those of indexing need photos"
+	@echo "make bench [PHOTOS=DIR] [RCLIP=FILE VOCABULARY=FILE]  the benchmarks; those of indexing need photos,"
+	@echo "                        those beside rclip its executable and bpe_simple_vocab_16e6.txt.gz"
 	@echo "make bench-ui           the web page in Chromium, with 10,000 and 100,000 photos (ten minutes)"
 	@echo "make screenshots        the pictures of the documentation anew, with the bundled model; needs Chromium"
 
@@ -23,11 +24,11 @@ $(VENV)/bin/python:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 
 $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(PIP) --editable ".[ui]" scikit-image scikit-learn
+	$(PIP) --editable ".[ui,serve]" scikit-image scikit-learn
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
-	$(PIP) --editable ".[ui,train]" --group dev
+	$(PIP) --editable ".[ui,serve,train]" --group dev
 	$(PIP) --no-deps timm
 	@touch $@
 
@@ -57,7 +58,7 @@ crash-test: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/exact_search.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ivfpq.py
-	$(BIN)/python -m benchmarks.cold_query
+	$(BIN)/python -m benchmarks.table $(if $(RCLIP),--rclip "$(RCLIP)") $(if $(VOCABULARY),--vocabulary "$(VOCABULARY)")
 	$(if $(PHOTOS),$(BIN)/python benchmarks/dct_scale.py "$(PHOTOS)" --model mini)
 	$(if $(PHOTOS),$(BIN)/python benchmarks/ingest.py "$(PHOTOS)" --model mini)
 

@@ -27,14 +27,15 @@ from clipsearch.folder import Health, LibraryFolder, Repaired, Snapshot
 from clipsearch.library_index import LibraryIndex
 from clipsearch.library_model import Deferred, LibraryModel
 from clipsearch.paths import display, to_json
-from clipsearch.search import Hit, Query, Where, compose, rank
-from clipsearch.search.query import Kind
+from clipsearch.search import Hit, Query, Where, rank
+from clipsearch.search.compose import compose
+from clipsearch.search.query import Kind, is_image_path
 from clipsearch.store import FailureRow, PruneResult, RootRow, RunRow, SpaceRow
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from clipsearch.browse import View
+    from clipsearch.browse import Photo, View
     from clipsearch.encoder import Encoder
     from clipsearch.index import IndexPlan
     from clipsearch.index.curve import Point
@@ -135,6 +136,11 @@ class Library:
         """Where thumbnails are kept; see `clipsearch.thumbnails`."""
         return self._folder.layout.thumbs
 
+    @property
+    def is_replaced(self) -> bool:
+        """Whether another library, or none, lies at `path` by now (`clipsearch restore`)."""
+        return self._folder.is_replaced
+
     @contextmanager
     def look(self) -> Iterator[View]:
         """Give one state of the library to look around in, valid within the block; see `clipsearch.browse`.
@@ -197,6 +203,24 @@ class Library:
         Raises UsageError, ImageError, LibraryEmpty, ModelMismatch, ModelNotFound.
         """
         vector, kind, made_by = self._embed(query)
+        return self.nearest(vector, k, kind=kind, made_by=made_by, page=page, where=where)
+
+    def nearest(
+        self,
+        vector: npt.NDArray[np.float32],
+        k: int = 20,
+        *,
+        kind: Kind,
+        made_by: str,
+        page: int = 1,
+        where: Where | None = None,
+    ) -> list[Hit]:
+        """The photos nearest to a vector of one's own making, best first.
+
+        `vector` is (dim,) float32, `kind` what it was made from ("text" if any words are in it), `made_by`
+        the fingerprint of the model that made it. Raises UsageError, LibraryEmpty, and ModelMismatch where
+        the library is of another model.
+        """
         with self._folder.snapshot() as photos:
             if photos.space.fingerprint != made_by:
                 raise ModelMismatch(
@@ -204,15 +228,22 @@ class Library:
                 )
             return rank(photos, self._index.searcher(photos), vector, kind, k=k, page=page, where=where)
 
+    def photo(self, image_id: int) -> Photo | None:
+        """What is known of the photo with that id; None where there is none. Raises LibraryEmpty."""
+        from clipsearch import browse
+
+        with self._folder.snapshot() as photos:
+            return browse.photo(photos, image_id)
+
     def similar(
-        self, photo: PathLike | Hit, k: int = 20, *, page: int = 1, where: Where | None = None
+        self, photo: PathLike | Hit | Photo, k: int = 20, *, page: int = 1, where: Where | None = None
     ) -> list[Hit]:
         """The photos most like one of the library (by hit or path), or like any other image file.
 
         The photo itself is left out. Raises ImageError, LibraryEmpty, UsageError.
         """
         with self._folder.snapshot() as photos:
-            if isinstance(photo, Hit):  # its slot may be of another epoch or model by now
+            if not isinstance(photo, str | os.PathLike):  # its slot may be of another epoch or model by now
                 path = os.fsencode(photo.path)
                 slot = photos.catalog.search.slot_of_image(photos.space.id, photo.image_id)
             else:
@@ -400,14 +431,6 @@ class Library:
         from clipsearch.encoder import load_model
 
         return load_model(name, device=self._model.device)
-
-
-def is_image_path(value: str) -> bool:
-    """Whether a term of a query is the path of a file that is there; a word without dot or slash is not."""
-    try:
-        return ("." in value or "/" in value) and Path(value).expanduser().is_file()
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL, ~nobody
-        return False
 
 
 def _embed_files(encoder: Encoder, paths: Sequence[str]) -> npt.NDArray[np.float32]:

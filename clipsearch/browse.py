@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from clipsearch.folder import Snapshot
 from clipsearch.index import Searcher
-from clipsearch.search import Query, Where, compose, suggest_cutoff
+from clipsearch.search import Query, Where, suggest_cutoff
+from clipsearch.search.compose import compose
 from clipsearch.search.query import Kind
 from clipsearch.store.overview import Overview
 from clipsearch.store.rows import Hit as StoredHit
@@ -201,14 +202,10 @@ class View:
 
     def photo(self, image_id: int) -> Photo | None:
         """The photo with that id; None where there is none that can be found."""
-        slot = self._slot(image_id)
-        found = [] if slot is None else self.photos([slot])
-        return found[0] if found else None
+        return photo(self._photos, image_id)
 
     def _slot(self, image_id: int) -> int | None:
-        if not 0 <= image_id < 1 << 63:
-            return None
-        return self._photos.catalog.search.slot_of_image(self._photos.space.id, image_id)
+        return _slot_of(self._photos, image_id)
 
     def collapse(self, slots: Slots, alike: float) -> list[Slots]:
         """Put look-alikes (cosine of `alike` or more) behind the first of them, in the order of `slots`."""
@@ -247,6 +244,19 @@ class View:
 
     def _rows(self, slots: Slots) -> Floats:
         return np.asarray(self._photos.vectors[slots], np.float32)
+
+
+def photo(photos: Snapshot, image_id: int) -> Photo | None:
+    """The photo of one state of a library with that id; None where there is none that can be found."""
+    slot = _slot_of(photos, image_id)
+    found = [] if slot is None else photos.hits([slot])
+    return _photo(found[0]) if found else None
+
+
+def _slot_of(photos: Snapshot, image_id: int) -> int | None:
+    if not 0 <= image_id < 1 << 63:
+        return None
+    return photos.catalog.search.slot_of_image(photos.space.id, image_id)
 
 
 def _photo(stored: StoredHit) -> Photo:

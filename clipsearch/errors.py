@@ -16,7 +16,8 @@
      ├── ModelMismatch             13  the library was made with another model
      ├── NetworkUnavailable        14  a download was asked for and there is no network
      ├── MissingExtra              15  an optional package is not installed
-     └── TrainingError             16  training data or a loss that cannot be used
+     ├── TrainingError             16  training data or a loss that cannot be used
+     └── ServerError               17  a server that cannot be started
 
 0 is success, 1 "done, but some files failed or a root was offline", 130 and 143 are SIGINT and SIGTERM.
 """
@@ -112,3 +113,9 @@ class TrainingError(ClipsearchError):
     """Training data, a checkpoint or a loss that cannot be used."""
 
     exit_code = 16
+
+
+class ServerError(ClipsearchError):
+    """A server cannot be started: its port is taken, or one for the same library runs already."""
+
+    exit_code = 17

@@ -47,7 +47,9 @@ class LibraryModel:
         self.device = device
         self.loaded = encoder
         """The whole model, as soon as there is one."""
+        self._given = encoder
         self._words: TextEncoder | None = None
+        self._words_of = ""  # the fingerprint that `_words` was looked for with
 
     def whole(self, space: SpaceRow) -> Encoder:
         """The model that made `space`, loaded at first use and again when the library has changed to another.
@@ -59,14 +61,16 @@ class LibraryModel:
         return self.loaded
 
     def words(self, space: SpaceRow) -> Encoder | TextEncoder:
-        """What embeds texts: the model where it is loaded or a device was named, else its text tower alone.
+        """What embeds texts: the text tower alone, or the whole model if it was given or a device was named.
 
-        Raises as `whole`.
+        Not the whole model because it happens to be loaded: the last digits of a text's vector would then
+        depend on what was asked before. Raises as `whole`.
         """
-        for loaded in (self.loaded, self._words):
-            if loaded is not None and loaded.fingerprint == space.fingerprint:
-                return loaded
-        self._words = self._load_words(space) if self.device is None else None
+        if self._given is not None and self._given.fingerprint == space.fingerprint:
+            return self._given
+        if self._words_of != space.fingerprint:
+            words = self._load_words(space) if self.device is None else None
+            self._words_of, self._words = space.fingerprint, words
         return self._words or self.whole(space)
 
     def for_indexing(self, space: SpaceRow, name: str | None = None) -> Encoder | Deferred | None:

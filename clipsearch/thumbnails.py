@@ -9,13 +9,9 @@ processes of `clipsearch_indexer.decode`, under its limits.
 from __future__ import annotations
 
 import io
-import os
-import queue
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +22,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from clipsearch import durable
+from clipsearch.decode_lane import DecodeLane
 from clipsearch.errors import ImageError, StorageError
-from clipsearch_indexer.decode import Decoded, DecodePool, Job, default_workers
+from clipsearch_indexer.decode import Decoded, default_workers
 
 Kind = Literal["grid", "preview"]
 
@@ -123,23 +120,23 @@ class Decoders:
 
     def __init__(self, workers: int | None = None) -> None:
         self._workers = workers or min(4, default_workers())
-        self._lanes: dict[Kind, _Lane] = {}
+        self._lanes: dict[Kind, DecodeLane] = {}
         self._lock = threading.Lock()
 
     def decode(self, path: bytes, kind: Kind) -> Decoded:
         """The pixels of the file at `path`, upright, scaled to fit `BOXES[kind]`. Raises ImageError."""
-        with self._lock:
-            if kind not in self._lanes:
-                self._lanes[kind] = _Lane(kind, self._workers if kind == "grid" else 1)
-            lane = self._lanes[kind]
-        return lane.ask(path).result()
+        return self._lane(kind).decode(path)
 
     def decode_bytes(self, data: bytes, kind: Kind) -> Image.Image:
         """The image in `data`, as `decode` gives it. Raises ImageError."""
-        with tempfile.NamedTemporaryFile(prefix="clipsearch-") as file:
-            file.write(data)
-            file.flush()
-            return Image.fromarray(self.decode(os.fsencode(file.name), kind).pixels)
+        return Image.fromarray(self._lane(kind).decode_bytes(data).pixels)
+
+    def _lane(self, kind: Kind) -> DecodeLane:
+        with self._lock:
+            if kind not in self._lanes:
+                workers = self._workers if kind == "grid" else 1
+                self._lanes[kind] = DecodeLane(workers, BOXES[kind], _COVER[kind])
+            return self._lanes[kind]
 
     def close(self) -> None:
         """End the processes."""
@@ -147,63 +144,6 @@ class Decoders:
             for lane in self._lanes.values():
                 lane.close()
             self._lanes.clear()
-
-
-class _Lane:
-    """A pool, and the thread that brings it the requests of all other threads, a few at a time."""
-
-    def __init__(self, kind: Kind, workers: int) -> None:
-        self._kind = kind
-        self._workers = workers
-        self._requests: queue.SimpleQueue[tuple[bytes, Future[Decoded]] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._serve, name=f"thumbnails-{kind}", daemon=True)
-        self._thread.start()
-
-    def ask(self, path: bytes) -> Future[Decoded]:
-        future: Future[Decoded] = Future()
-        self._requests.put((path, future))
-        return future
-
-    def close(self) -> None:
-        self._requests.put(None)
-        self._thread.join()
-
-    def _serve(self) -> None:
-        while self._run():
-            pass
-
-    def _run(self) -> bool:
-        """Serve from one pool until it fails (True) or the lane is closed (False)."""
-        batch: list[tuple[bytes, Future[Decoded]]] = []
-        try:
-            with DecodePool(
-                self._workers, BOXES[self._kind], _COVER[self._kind], follow_symlinks=True
-            ) as pool:
-                while batch := self._next():
-                    jobs = (Job(number, path) for number, (path, _) in enumerate(batch))
-                    for result in pool.run(jobs, ahead=len(batch)):
-                        future = batch[result.id][1]
-                        if isinstance(result, Decoded):
-                            future.set_result(result)
-                        else:
-                            future.set_exception(ImageError(getattr(result, "reason", "cannot be read")))
-            return False
-        except ImageError as error:  # no decoder can be started: say so, and try again with the next request
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
-            return True
-
-    def _next(self) -> list[tuple[bytes, Future[Decoded]]]:
-        """The requests that wait, at least one and a few a worker at most; none when the lane is closed."""
-        batch: list[tuple[bytes, Future[Decoded]]] = []
-        with suppress(queue.Empty):
-            while len(batch) < 2 * self._workers:
-                request = self._requests.get(block=not batch)
-                if request is None:
-                    return []
-                batch.append(request)
-        return batch
 
 
 def _webp(pixels: npt.NDArray[np.uint8], kind: Kind) -> bytes:

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from clipsearch.cli.console import DeviceOption, JsonOption, LibraryOption, results, say, shown, write_json
+from clipsearch.errors import UsageError
 
 if TYPE_CHECKING:
     from clipsearch.search import Hit, Where
@@ -89,11 +90,17 @@ def query(
 
     clipsearch query 'holiday.jpg + 0.5:"at night"' --after 2023
     """
-    from clipsearch.api import Library
+    line = " ".join(words)
+    hits = None
+    if device is None:
+        filters = {"after": after, "before": before, "min_score": min_score, "under": _absolute(under)}
+        hits = _from_server(library, line, {"n": number, "page": page, **filters})
+    if hits is None:
+        from clipsearch.api import Library
 
-    with Library.open(library, device=device) as opened:
-        where = _where(under, after, before, min_score)
-        hits = opened.search(" ".join(words), number, page=page, where=where)
+        with Library.open(library, device=device) as opened:
+            where = _where(under, after, before, min_score)
+            hits = opened.search(line, number, page=page, where=where)
     _write(hits, as_json=as_json, paths=paths, null=null)
 
 
@@ -120,13 +127,36 @@ def similar(
     _write(hits, as_json=as_json, paths=paths, null=null)
 
 
+def _from_server(library: Path | None, line: str, asked: dict[str, Any]) -> list[Hit] | None:
+    """The answer of the server that serves the library; None where there is none, or it has no answer."""
+    from clipsearch.config import default_library
+    from clipsearch.server.entry import find
+
+    entry = find(default_library() if library is None else library.expanduser())
+    if entry is None:
+        return None
+    from clipsearch.paths import to_json
+    from clipsearch.search.query import Query, is_image_path
+    from clipsearch.server.client import ask
+
+    try:
+        query = Query.parse(line, is_image=is_image_path)
+    except UsageError:
+        return None
+    return ask(entry, query, {**asked, "under": [to_json(folder) for folder in asked["under"]]})
+
+
+def _absolute(paths: Sequence[Path] | None) -> tuple[bytes, ...]:
+    return tuple(os.path.abspath(os.path.expanduser(os.fsencode(path))) for path in paths or ())  # noqa: PTH100, PTH111
+
+
 def _where(
     under: Sequence[Path] | None, after: str | None, before: str | None, min_score: float | None
 ) -> Where:
     from clipsearch.search import Where, parse_date
 
     return Where(
-        under=tuple(os.path.abspath(os.path.expanduser(os.fsencode(path))) for path in under or ()),  # noqa: PTH100, PTH111
+        under=_absolute(under),
         after=None if after is None else parse_date(after),
         before=None if before is None else parse_date(before),
         min_score=min_score,

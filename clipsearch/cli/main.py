@@ -11,7 +11,19 @@ from typing import Annotated
 import typer
 
 from clipsearch import __version__
-from clipsearch.cli import care, evaluation, find, index_report, ingest, manage, models, shards, training, ui
+from clipsearch.cli import (
+    care,
+    evaluation,
+    find,
+    index_report,
+    ingest,
+    manage,
+    models,
+    serve,
+    shards,
+    training,
+    ui,
+)
 from clipsearch.cli.console import say_error
 from clipsearch.errors import ClipsearchError
 
@@ -25,7 +37,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 done but some files failed or a folder was offline, 2 wrong usage, "
     "3 and up one for each kind of error (see docs/cli.md), 130 interrupted.",
 )
-for part in (ingest, find, manage, care, index_report, training, evaluation, ui):
+for part in (ingest, find, manage, care, index_report, training, evaluation, ui, serve):
     part.register(app)
 app.add_typer(models.app, name="models")
 app.add_typer(shards.app, name="shards")

@@ -81,6 +81,7 @@ class LibraryFolder:
         self.path = path
         self.layout = Layout(path)
         self._reader = reader
+        self._file = _identity(self.layout.catalog)
         self._verified = -1  # the state whose files were last compared with the seal
 
     @cached_property
@@ -185,6 +186,11 @@ class LibraryFolder:
                 self._verified = generation
                 yield Snapshot(generation, catalog.library_id(), space, vectors, catalog)
                 return
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether another library, or none, lies at the path by now (`restore`)."""
+        return _identity(self.layout.catalog) != self._file
 
     def generation(self) -> int:
         """Return the number of the last commit; it tells a holder of older results to ask again."""
@@ -293,6 +299,14 @@ class LibraryFolder:
 
     def __exit__(self, *_exception: object) -> None:
         self.close()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _not_found(path: Path) -> LibraryNotFound:

@@ -23,6 +23,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from clipsearch.errors import UsageError
@@ -205,3 +206,11 @@ def _hint(line: str, position: int, problem: str) -> str:
     """`problem` with the line and a caret under the character at `position`."""
     shown = line.replace("\n", " ").replace("\t", " ")
     return f"{problem}:\n  {shown}\n  {' ' * max(0, position)}^"
+
+
+def is_image_path(value: str) -> bool:
+    """Whether a term of a query is the path of a file that is there; a word without dot or slash is not."""
+    try:
+        return ("." in value or "/" in value) and Path(value).expanduser().is_file()
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, ~nobody
+        return False

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from clipsearch import paths
 from clipsearch.errors import UsageError
 from clipsearch.index.searcher import Searcher
+from clipsearch.search.hit import Hit
 from clipsearch.search.query import Kind
 from clipsearch.search.where import Where
 from clipsearch.store.rows import Hit as StoredHit
@@ -29,54 +28,6 @@ class Photos(Protocol):
 
     def hits(self, slots: Sequence[int]) -> list[StoredHit]:
         """What stands behind those of `slots` that are visible, in the order given."""
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A photo that was found.
-
-    Attributes:
-        path: absolute; bytes that are not UTF-8 are lone surrogates (`os.fsencode` gives them back).
-        score: cosine of query and photo, −1 to 1.
-        image_id: of the content in the catalog.
-        slot: of its vector.
-        width: upright, in pixels.
-        height: upright, in pixels.
-        format: as "JPEG".
-        taken_at: local ISO 8601 time on the camera's clock.
-        latitude: degrees north.
-        longitude: degrees east.
-        camera: make and model.
-        lens: model.
-        caption: its description.
-        keywords: its keywords.
-        copies: other paths with the very same content.
-    """
-
-    path: str
-    score: float
-    image_id: int
-    slot: int
-    width: int
-    height: int
-    format: str
-    taken_at: str | None = None
-    latitude: float | None = None
-    longitude: float | None = None
-    camera: str | None = None
-    lens: str | None = None
-    caption: str | None = None
-    keywords: tuple[str, ...] = ()
-    copies: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields for `json.dumps`; paths are written as `paths.to_json` does, scores to six digits."""
-        fields = asdict(self)
-        fields["path"] = paths.to_json(os.fsencode(self.path))
-        fields["copies"] = [paths.to_json(os.fsencode(copy)) for copy in self.copies]
-        fields["keywords"] = list(self.keywords)
-        fields["score"] = round(self.score, 6)
-        return fields
 
 
 def rank(

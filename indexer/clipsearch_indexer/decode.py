@@ -133,7 +133,7 @@ class DecodePool:
         self,
         workers: int,
         to_pixels: ToPixels,
-        cover: int,
+        cover: int | None,
         *,
         limits: Limits | None = None,
         follow_symlinks: bool = False,

@@ -99,7 +99,7 @@ class Setup:
     """The first message to a decoder."""
 
     to_pixels: ToPixels
-    cover: int
+    cover: int | None
     limits: Limits
     follow_symlinks: bool
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
+from clipsearch import shares
 from clipsearch.config import bundled_models
 from clipsearch.layouts import openai_layout
 from clipsearch.mapped import map_tensors
@@ -67,13 +68,16 @@ def test_features_are_those_of_the_torch_tower(tmp_path: Path, quick_gelu: bool,
     assert tower.encode(tokens[:0]).shape == (0, 16)
 
 
-def test_a_tower_of_the_size_of_vit_b_32(tmp_path: Path) -> None:
+def test_a_tower_of_the_size_of_vit_b_32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = Clip(ClipConfig(512, VisionConfig(32, 1, 64, 16), B32)).eval()
     save_file(model.state_dict(), tmp_path / "w")
     tokens = rows(B32, (4, 7))
     features = tower_of(tmp_path / "w", {}).encode(tokens)
     assert np.abs(unit(features) - by_torch(model, tokens)).max() <= 1e-5
+    processors = shares._processors()
+    monkeypatch.setattr(shares, "_processors", lambda: 3 - min(2, processors))
+    assert (tower_of(tmp_path / "w", {}).encode(tokens) == features).all()  # one thread or two: every bit
 
 
 def test_mini() -> None:

@@ -100,16 +100,31 @@ class Commands:
         )
 
 
-@pytest.fixture
-def photos(tmp_path):
+def make_photos(root):
     """Red, orange, green and blue, dated 2019 to 2022."""
-    root = tmp_path / "photos"
     colours = {"red": (255, 0, 0), "orange": (255, 128, 0), "green": (0, 255, 0), "sea/blue": (0, 0, 255)}
     for year, (name, colour) in enumerate(colours.items(), 2019):
         file = fakes.write(root / f"{name}.png", colour)
         seconds = (year - 1970) * 31_556_952 + 15_000_000  # in June
         os.utime(file, (seconds, seconds))
     return root
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return make_photos(tmp_path / "photos")
+
+
+@pytest.fixture(scope="session")
+def indexed(server):
+    """Make a library of `photos` in a folder; gives its commands."""
+
+    def make(folder):
+        commands = Commands(server, folder / "library", folder)
+        commands("index", make_photos(folder / "photos"))
+        return commands
+
+    return make
 
 
 @pytest.fixture
