@@ -62,7 +62,9 @@ def main() -> None:
     arguments = parser.parse_args()
     made = make(arguments.photos, arguments.out, arguments.count, arguments.megapixels)
     size = sum(path.stat().st_size for path in arguments.out.glob("*.jpg"))
-    print(f"{made} photographs of {arguments.megapixels:g} megapixels, {size / 1e6 / max(1, made):.2f} MB each")
+    print(
+        f"{made} photographs of {arguments.megapixels:g} megapixels, {size / 1e6 / max(1, made):.2f} MB each"
+    )
 
 
 if __name__ == "__main__":

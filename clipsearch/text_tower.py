@@ -18,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipsearch.blas import one_thread
-from clipsearch.halves import from_bfloat16, from_halves
-from clipsearch.mapped import BFLOAT16, Mapped
+from clipsearch.mapped import Mapped, single
 from clipsearch.sizes import TextConfig
 
 Floats = npt.NDArray[np.float32]
@@ -120,15 +119,6 @@ class TextTower:
         if name not in self._widened:
             self._widened[name] = single(self._tensors[name])
         return self._widened[name]
-
-
-def single(array: Mapped) -> Floats:
-    """Numbers of any precision as float32, exactly where it holds them; float32 itself is not copied."""
-    if array.dtype == np.float16:
-        return from_halves(array)
-    if array.dtype == BFLOAT16:
-        return from_bfloat16(array.view(np.uint16))
-    return array.astype(np.float32, copy=False)
 
 
 def sigmoid_gelu(x: Floats) -> Floats:
