@@ -6,13 +6,12 @@ docs/performance.md. The same function in the same precision.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 
+from clipsearch.devices import processors
 from clipsearch.graphs import image_graph
 from clipsearch.mapped import Mapped, single
 from clipsearch.preprocess import Preprocess
@@ -63,10 +62,3 @@ def _check_finite(weights: Mapping[str, Floats]) -> None:
         with np.errstate(all="ignore"):
             if not np.isfinite(array.sum(dtype=np.float32)):
                 raise ValueError(f"{name} holds values that are not numbers")
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

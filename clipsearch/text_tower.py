@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,8 @@ from clipsearch.sizes import TextConfig
 
 Floats = npt.NDArray[np.float32]
 
+MANY = 1024
+"""Tokens from which the products are large enough for all threads."""
 LAYER_NORM_EPS = np.float32(1e-5)
 """torch.nn.LayerNorm's default."""
 
@@ -66,18 +69,18 @@ class TextTower:
             return np.zeros((0, self._tensors["text_projection"].shape[1]), np.float32)
         stops_N = np.cumsum([len(text) for text in texts])
         # What damaged weights bring about shows in the features.
-        with one_thread(), np.errstate(all="ignore"):
+        with one_thread() if stops_N[-1] < MANY else nullcontext(), np.errstate(all="ignore"):
             x_TD = self._embedded(texts)
             for block in range(self.config.layers):
                 x_TD = self._block(f"transformer.resblocks.{block}.", x_TD, stops_N)
             x_ND = self._layer_norm("ln_final.", x_TD[stops_N - 1])
-            out: Floats = x_ND @ self._weight("text_projection")
+            out: Floats = x_ND @ self.weight("text_projection")
         return out
 
     def _embedded(self, texts: list[npt.NDArray[np.int64]]) -> Floats:
         rows_TD = single(self._tensors["token_embedding.weight"][np.concatenate(texts)])
         places = np.concatenate([np.arange(len(text)) for text in texts])
-        x_TD: Floats = rows_TD + self._weight("positional_embedding")[places]
+        x_TD: Floats = rows_TD + self.weight("positional_embedding")[places]
         return x_TD
 
     def _block(self, name: str, x_TD: Floats, stops_N: npt.NDArray[np.int64]) -> Floats:
@@ -102,19 +105,19 @@ class TextTower:
         return out
 
     def _linear(self, name: str, x: Floats) -> Floats:
-        out: Floats = x @ self._weight(f"{name}weight").T
-        out += self._weight(f"{name}bias")
+        out: Floats = x @ self.weight(f"{name}weight").T
+        out += self.weight(f"{name}bias")
         return out
 
     def _layer_norm(self, name: str, x: Floats) -> Floats:
         centred = x - x.mean(axis=-1, keepdims=True)
         variance = np.square(centred).mean(axis=-1, keepdims=True)
         out: Floats = centred / np.sqrt(variance + LAYER_NORM_EPS)
-        out *= self._weight(f"{name}weight")
-        out += self._weight(f"{name}bias")
+        out *= self.weight(f"{name}weight")
+        out += self.weight(f"{name}bias")
         return out
 
-    def _weight(self, name: str) -> Floats:
+    def weight(self, name: str) -> Floats:
         """A tensor in single precision: where it is mapped, or widened once and kept."""
         if name not in self._widened:
             self._widened[name] = single(self._tensors[name])
