@@ -19,6 +19,7 @@ from clipsearch_indexer.scan import FileStat, scan
 
 SMALLEST = 180  # pixels of the shorter side; below that a picture is an icon
 NOISE = 4.0  # standard deviation, of 255
+TURNS = 6  # through the folder; from the second on other parts of its pictures
 
 
 def enlarged(image: Image.Image, megapixels: float, rng: np.random.Generator) -> Image.Image:
@@ -30,16 +31,27 @@ def enlarged(image: Image.Image, megapixels: float, rng: np.random.Generator) ->
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 
+def variant(image: Image.Image, turn: int) -> Image.Image:
+    """The picture itself at the first turn through the folder; then parts of it, every other one mirrored."""
+    if turn == 0:
+        return image
+    share = 1 - 0.08 * turn
+    left, top = round(image.width * (1 - share)), round(image.height * (1 - share))
+    part = image.crop((left, top, image.width, image.height))
+    return ImageOps.mirror(part) if turn % 2 else part
+
+
 def make(photos: Path, out: Path, count: int, megapixels: float) -> int:
     """Write up to `count` photographs into `out`; how many there are."""
     out.mkdir(parents=True, exist_ok=True)
     rng, made = np.random.default_rng(0), 0
-    for entry in scan(os.fsencode(photos)):
-        if made == count or not isinstance(entry, FileStat):
-            continue
+    files = [entry for entry in scan(os.fsencode(photos)) if isinstance(entry, FileStat)]
+    for turn, entry in ((turn, entry) for turn in range(TURNS) for entry in files):
+        if made == count:
+            break
         try:
             with Image.open(os.fsdecode(entry.path)) as opened:
-                image = ImageOps.exif_transpose(opened.convert("RGB"))
+                image = variant(ImageOps.exif_transpose(opened.convert("RGB")), turn)
         except (OSError, UnidentifiedImageError):
             continue
         if min(image.size) < SMALLEST:

@@ -1,10 +1,11 @@
 """Indexing speed and memory, against what decode and encode alone cost, and against a peer.
 
-    python benchmarks/ingest.py PHOTOS [--model NAME] [--rclip PATH/TO/rclip] [--runs 3]
+    python benchmarks/ingest.py PHOTOS [--model NAME] [--rclip RCLIP --vocabulary BPE] [--runs 5] [--json OUT]
 
-Without --model: random weights in the sizes of ViT-B-32-256, here and (exported to ONNX) in rclip 3.3, so
-that both do the same work. The bound is cores / (CPU seconds of decode + encode an image), each measured
-alone on the same photos. Runs are interleaved; medians are printed.
+Without --model: random weights in the sizes of ViT-B-32-256, the same that rclip 3.3 gets, exported to ONNX,
+so that both do the same work. With --model ours is that one, and rclip's still that size: it has no other.
+The bound is cores / (CPU seconds of decode + encode an image), each measured alone on the same photos. Runs
+are interleaved; medians are printed, of CPU seconds too, which tell more where other work runs beside.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from clipsearch.devices import processors
 from clipsearch.encoder import Encoder, load_model
 from clipsearch.images import decode
 from clipsearch.model import Clip, ClipConfig, TextConfig, VisionConfig
@@ -35,7 +38,8 @@ from clipsearch_indexer.scan import FileStat, scan
 MEASURED = """
 import resource, subprocess, sys
 code = subprocess.run(sys.argv[1:]).returncode
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_maxrss, used.ru_utime + used.ru_stime, file=sys.stderr)
 sys.exit(code)
 """
 RCLIP_MODEL = "ViT-B-32-256-datacomp_s34b_b86k"
@@ -72,40 +76,37 @@ def encode_cost(encoder: Encoder, batch: int, rounds: int = 4) -> float:
     size = encoder.preprocess.size
     pixels = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
     encoder.encode_pixels(pixels)
-    times = []
+    costs = []
     for _ in range(rounds):
-        started = time.perf_counter()
+        started = time.process_time()
         encoder.encode_pixels(pixels)
-        times.append(time.perf_counter() - started)
-    return statistics.median(times) * torch.get_num_threads() / batch
+        costs.append(time.process_time() - started)
+    return statistics.median(costs) / batch
+
+
+def measured(command: list[str], **options: Any) -> tuple[str, dict[str, float]]:
+    """What a command says, and what it took: seconds, CPU seconds of all its processes, MB of the largest."""
+    started = time.perf_counter()
+    whole = [sys.executable, "-c", MEASURED, *command]
+    done = subprocess.run(whole, capture_output=True, text=True, check=True, **options)
+    wall = time.perf_counter() - started
+    peak, cpu = map(float, done.stderr.splitlines()[-1].split())
+    return done.stdout, {"seconds": wall, "cpu": cpu, "peak_mb": peak / 1024}
 
 
 def run_ours(photos: Path, model: str, scratch: Path) -> dict[str, float]:
     """One `clipsearch index` into a new library."""
     library = scratch / "library"
     shutil.rmtree(library, ignore_errors=True)
-    command = [
-        sys.executable,
-        "-m",
-        "clipsearch",
-        "index",
-        str(photos),
-        "-l",
-        str(library),
-        "-m",
-        model,
-        "--json",
-    ]
-    started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", MEASURED, *command], capture_output=True, check=False)
-    wall = time.perf_counter() - started
-    summary = json.loads(done.stdout)
-    peak = int(done.stderr.splitlines()[-1]) / 1024
+    command = [sys.executable, "-m", "clipsearch", "index", str(photos), "-l", str(library), "-m", model]
+    out, taken = measured([*command, "--json"])
+    summary = json.loads(out)
+    images = summary["new"]
     return {
-        "rate": summary["new"] / summary["seconds"],
-        "rate_with_start": summary["new"] / wall,
-        "images": summary["new"],
-        "peak_mb": peak,
+        "rate": images / summary["seconds"],
+        "rate_with_start": images / taken["seconds"],
+        "cpu_ms": taken["cpu"] / images * 1000,
+        "peak_mb": taken["peak_mb"],
     }
 
 
@@ -135,14 +136,71 @@ def prepare_rclip(model: Clip, data: Path) -> None:
     )
 
 
-def run_rclip(executable: str, photos: Path, data: Path, count: int) -> float:
-    """One first query of rclip, which indexes everything: images a second."""
+def run_rclip(executable: str, photos: Path, data: Path, count: int) -> dict[str, float]:
+    """One first query of rclip, which indexes everything."""
     for path in data.glob("db.sqlite3*"):
         path.unlink()
     environment = {**os.environ, "RCLIP_DATADIR": str(data), "HF_HUB_OFFLINE": "1"}
-    started = time.perf_counter()
-    subprocess.run([executable, "a dog", "-f"], cwd=photos, env=environment, capture_output=True, check=True)
-    return count / (time.perf_counter() - started)
+    _, taken = measured([executable, "a dog", "-f"], cwd=photos, env=environment)
+    return {
+        "rate_with_start": count / taken["seconds"],
+        "cpu_ms": taken["cpu"] / count * 1000,
+        "peak_mb": taken["peak_mb"],
+    }
+
+
+def medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Of each figure."""
+    return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+
+
+def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    """All figures, for --json."""
+    weights = random_model(scratch / "model") if arguments.rclip or not arguments.model else None
+    model = arguments.model or str(scratch / "model")
+    encoder, files = load_model(model), photo_files(arguments.photos)
+    decoding, encoding = decode_cost(files, encoder.preprocess), encode_cost(encoder, 32)
+    cores = processors()
+    if arguments.rclip:
+        prepare_rclip(weights, scratch / "rclip")
+        (scratch / "rclip" / "tokenizer").mkdir()
+        shutil.copy(arguments.vocabulary, scratch / "rclip" / "tokenizer" / "bpe_simple_vocab_16e6.txt.gz")
+    ours, peers = [], []
+    for _ in range(arguments.runs):
+        ours.append(run_ours(arguments.photos, model, scratch))
+        if arguments.rclip:
+            peers.append(run_rclip(arguments.rclip, arguments.photos, scratch / "rclip", len(files)))
+    return {
+        "photos": len(files),
+        "cores": cores,
+        "model": "ViT-B-32-256, random weights" if not arguments.model else encoder.name,
+        "decode_ms": decoding * 1000,
+        "encode_ms": encoding * 1000,
+        "bound": cores / (decoding + encoding),
+        "clipsearch": medians(ours),
+        "rclip": medians(peers) if peers else None,
+    }
+
+
+def show(figures: dict[str, Any]) -> None:
+    """Print them for people."""
+    ours, peer, bound = figures["clipsearch"], figures["rclip"], figures["bound"]
+    print(f"{figures['photos']} files, {figures['cores']} cores, model {figures['model']}")
+    print(
+        f"CPU ms an image: decode {figures['decode_ms']:.1f}, encode {figures['encode_ms']:.1f}; "
+        f"bound {bound:.1f} img/s"
+    )
+    print(
+        f"clipsearch: {ours['rate']:.1f} img/s ({ours['rate'] / bound:.2f} of the bound), "
+        f"{ours['rate_with_start']:.1f} with start-up, CPU {ours['cpu_ms']:.0f} ms an image with everything, "
+        f"peak {ours['peak_mb']:.0f} MB"
+    )
+    if peer:
+        ratio, of_cpu = ours["rate_with_start"] / peer["rate_with_start"], peer["cpu_ms"] / ours["cpu_ms"]
+        print(
+            f"rclip:      {peer['rate_with_start']:.1f} img/s with start-up, CPU {peer['cpu_ms']:.0f} ms "
+            f"an image, peak {peer['peak_mb']:.0f} MB; ratio {ratio:.2f}, of CPU {of_cpu:.2f}"
+        )
 
 
 def main() -> None:
@@ -154,40 +212,14 @@ def main() -> None:
     parser.add_argument("--model")
     parser.add_argument("--rclip", help="rclip's executable, in an environment of its own")
     parser.add_argument("--vocabulary", type=Path, help="bpe_simple_vocab_16e6.txt.gz, for rclip")
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="a file for the figures")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        scratch = Path(name)
-        weights = None if arguments.model else random_model(scratch / "model")
-        model = arguments.model or str(scratch / "model")
-        encoder = load_model(model)
-        files = photo_files(arguments.photos)
-        decoding, encoding = decode_cost(files, encoder.preprocess), encode_cost(encoder, 32)
-        cores = len(os.sched_getaffinity(0))
-        bound = cores / (decoding + encoding)
-        print(f"{len(files)} files, {cores} cores, model {encoder.name}, {encoder.preprocess.size} px")
-        print(
-            f"CPU ms an image: decode {decoding * 1000:.1f}, encode {encoding * 1000:.1f}; "
-            f"bound {bound:.1f} img/s"
-        )
-        peers = []
-        if arguments.rclip and weights is not None:
-            prepare_rclip(weights, scratch / "rclip")
-            target = scratch / "rclip" / "tokenizer"
-            target.mkdir()
-            shutil.copy(arguments.vocabulary, target / "bpe_simple_vocab_16e6.txt.gz")
-        ours = []
-        for _ in range(arguments.runs):
-            ours.append(run_ours(arguments.photos, model, scratch))
-            if arguments.rclip and weights is not None:
-                peers.append(run_rclip(arguments.rclip, arguments.photos, scratch / "rclip", len(files)))
-        rate = statistics.median(run["rate"] for run in ours)
-        total = statistics.median(run["rate_with_start"] for run in ours)
-        print(f"clipsearch: {rate:.1f} img/s ({rate / bound:.2f} of the bound), {total:.1f} with start-up, "
-              f"peak {max(run['peak_mb'] for run in ours):.0f} MB")  # fmt: skip
-        if peers:
-            print(f"rclip:      {statistics.median(peers):.1f} img/s with start-up; "
-                  f"ratio {total / statistics.median(peers):.2f}")  # fmt: skip
+        figures = measure(arguments, Path(name))
+    show(figures)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -95,8 +95,8 @@ class Library:
     """A collection of indexed photos. Searching never waits for indexing, in this process or another.
 
     Open it once and keep it: what a search needs of the model is loaded by the first one and stays. Words
-    alone need its text tower, which runs in NumPy; torch is loaded for pictures, for indexing, and where a
-    `device` is named.
+    alone need its text tower, which runs in NumPy; the whole of it is loaded for pictures, for indexing, and
+    where a `device` is named.
     """
 
     def __init__(self, folder: LibraryFolder, device: str | None, encoder: Encoder | None) -> None:

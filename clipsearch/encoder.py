@@ -2,130 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image, ImageOps
 
+from clipsearch.devices import cpu_has_bf16, may_have_gpu
 from clipsearch.errors import ImageError, UsageError
 from clipsearch.images import decode, to_rgb
-from clipsearch.model import VisionTransformer, fold_batch_norms
+from clipsearch.preprocess import Preprocess
 from clipsearch.text_encoder import check_texts, unit_rows
-from clipsearch.weights import LoadedModel, load_folder
-from clipsearch.zoo import resolve
+from clipsearch.tokenizer import ClipTokenizer
+from clipsearch.zoo import Found, resolve
 
 Vectors = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Device:
-    """Where the towers run, and in which precision the image tower does.
+class Towers(Protocol):
+    """Both towers of a model, wherever they run: tokens and pixels in, features out, not of unit length."""
 
-    GPUs run it in float16 (`half`). On a CPU with bfloat16 instructions a ViT multiplies its matrices in
-    bfloat16 (`bf16`) and keeps everything between them in single precision: for ViT-B/32 3 times faster,
-    at a mean cosine of 0.99996 to single precision. Convolutional towers lose more (0.9998) and stay single.
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
 
-    Text always runs in single precision: one short query costs nothing, and the last digits of its
-    vector decide between near-equal photos.
-    """
+    @property
+    def device(self) -> str:
+        """The torch device that encodes; "cpu" without torch, too."""
 
-    name: str
-    half: bool = False
-    bf16: bool = False
+    @property
+    def logit_scale(self) -> float:
+        """What the model multiplies cosines with before a softmax (paper §2.3)."""
 
-    @classmethod
-    def pick(cls, name: str | None = None) -> Device:
-        """The named torch device, or the best one there is.
+    def text_features(self, tokens_NL: npt.NDArray[np.int64]) -> Vectors:
+        """(N, context length) token ids, N ≥ 1 -> float32 (N, dim)."""
 
-        Raises UsageError for a device that torch does not have here.
-        """
-        if name is None:
-            name = "cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu"
-        try:
-            torch.ones(1, device=name).cpu()
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise UsageError(f"There is no device {name!r} for torch on this machine.") from error
-        kind = torch.device(name).type
-        return cls(name, half=kind in ("cuda", "mps"), bf16=kind == "cpu" and cpu_has_bf16())
-
-
-def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16)."""
-    # mkldnn itself answers "yes" from AVX512 on, where bfloat16 is emulated and slower than float32.
-    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+    def image_features(self, pixels_NYXC: npt.NDArray[np.uint8]) -> Vectors:
+        """uint8 (N, size, size, 3), N ≥ 1 -> float32 (N, dim)."""
 
 
 class Encoder:
     """Embeds texts and images with one model.
 
     Rows of every result are float32 of unit length; two of them compare by their dot product.
-    The encoder takes the loaded model over and prepares it for inference: it cannot be trained any more.
     """
 
-    def __init__(self, name: str, source: str, loaded: LoadedModel, device: Device) -> None:
+    def __init__(
+        self,
+        name: str,
+        source: str,
+        fingerprint: str,
+        preprocess: Preprocess,
+        tokenizer: ClipTokenizer,
+        towers: Towers,
+    ) -> None:
         self.name = name
         self.source = source
-        self.fingerprint = loaded.fingerprint
-        self.preprocess = loaded.preprocess
-        self._tokenizer = loaded.tokenizer
-        self._device = device
-        tower = loaded.model.visual
-        fold_batch_norms(tower)
-        # Convolutions are several times faster over channels-last memory on CPUs and tensor cores.
-        tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._autocast = device.bf16 and isinstance(tower, VisionTransformer)
-        if device.half:
-            tower.half()
-        if self._autocast:
-            _matrices_to_bf16(tower)
-        self._dtype = torch.float16 if device.half else torch.float32
-        with self._device_errors():
-            self._model = loaded.model.to(device.name)
+        self.fingerprint = fingerprint
+        self.preprocess = preprocess
+        self._tokenizer = tokenizer
+        self._towers = towers
 
     @property
     def dim(self) -> int:
         """Length of an embedding."""
-        return self._model.config.embed_dim
+        return self._towers.dim
 
     @property
     def device(self) -> str:
-        """The torch device that encodes."""
-        return self._device.name
+        """The torch device that encodes; "cpu" without torch, too."""
+        return self._towers.device
 
     @property
     def logit_scale(self) -> float:
         """What the model multiplies cosines with before a softmax (paper §2.3)."""
-        return float(self._model.logit_scale.exp())
+        return self._towers.logit_scale
 
-    @torch.inference_mode()
     def encode_text(self, texts: Sequence[str], batch: int = 256) -> Vectors:
         """Texts -> float32 (n, dim), unit rows. Raises ModelInvalid for damaged weights, UsageError."""
         check_texts(texts)
-        with self._device_errors():
-            rows = [
-                self._model.encode_text(
-                    torch.from_numpy(self._tokenizer(texts[start : start + batch])).to(self.device)
-                )
-                for start in range(0, len(texts), batch)
-            ]
-            return self._unit(rows)
+        rows = [
+            self._towers.text_features(self._tokenizer(texts[start : start + batch]))
+            for start in range(0, len(texts), batch)
+        ]
+        return self._unit(rows)
 
-    @torch.inference_mode()
     def encode_pixels(self, pixels_NYXC: npt.NDArray[np.uint8]) -> Vectors:
         """uint8 (n, size, size, 3), as `preprocess.pixels` makes them -> float32 (n, dim), unit rows.
 
         Raises ModelInvalid for damaged weights, UsageError when the device runs out of memory.
         """
-        if not len(pixels_NYXC):
-            return self._unit([])
-        with self._device_errors(), torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
-            x = self.preprocess.normalise(pixels_NYXC).to(self.device, self._dtype)
-            return self._unit([self._model.encode_image(x)])
+        return self._unit([self._towers.image_features(pixels_NYXC)] if len(pixels_NYXC) else [])
 
     def encode_images(self, images: Sequence[Image.Image | str | Path], batch: int = 32) -> Vectors:
         """PIL images or paths -> float32 (n, dim), unit rows.
@@ -145,27 +115,10 @@ class Encoder:
             rows.append(self.encode_pixels(pixels))
         return np.concatenate(rows)
 
-    def _unit(self, rows: list[torch.Tensor]) -> Vectors:
+    def _unit(self, rows: list[Vectors]) -> Vectors:
         if not rows:
             return np.zeros((0, self.dim), np.float32)
-        return unit_rows(np.asarray(torch.cat(rows).float().cpu().numpy(), np.float32), self.name)
-
-    @contextmanager
-    def _device_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
-            raise UsageError(
-                f"The device {self.device} failed ({str(error).splitlines()[0]}); "
-                "try a smaller batch, or --device cpu."
-            ) from error
-
-
-def _matrices_to_bf16(tower: torch.nn.Module) -> None:
-    """Round once what autocast would round at every call; gains and biases stay single."""
-    for parameter in tower.parameters():
-        if parameter.ndim >= 2:
-            parameter.data = parameter.data.bfloat16()
+        return unit_rows(np.concatenate(rows), self.name)
 
 
 def _rendered(image: Image.Image) -> Image.Image:
@@ -183,8 +136,46 @@ def load_model(
 ) -> Encoder:
     """Load a model by name (`mini`, a pulled one) or from a folder.
 
-    None picks the best model on this machine. Nothing is ever downloaded here; see `clipsearch.zoo.pull`.
+    None picks the best model on this machine. `device` is a torch device; None picks the best there is. On a
+    CPU without bfloat16 the model runs without torch, which is not imported then, in the same precision.
+    Nothing is ever downloaded here; see `clipsearch.zoo.pull`.
     Raises ModelNotFound, ModelInvalid or UsageError (no such device).
     """
     found = resolve(name_or_folder)
-    return Encoder(found.name, str(found.folder), load_folder(found.folder), Device.pick(device))
+    without_torch = _in_runtime(found) if _runtime_is_best(device) else None
+    return without_torch or _in_torch(found, device)
+
+
+def _runtime_is_best(device: str | None) -> bool:
+    """Whether a model had better run in ONNX Runtime, if that can run it."""
+    if device not in (None, "cpu") or cpu_has_bf16() or find_spec("onnxruntime") is None:
+        return False
+    if device is None and may_have_gpu():
+        from clipsearch.torch_towers import Device
+
+        return Device.pick().name == "cpu"
+    return True
+
+
+def _in_runtime(found: Found) -> Encoder | None:
+    """None for weights that only torch reads."""
+    from clipsearch.mapped_model import map_model
+    from clipsearch.model_files import tokenizer_of
+    from clipsearch.runtime_towers import RuntimeTowers
+
+    model = map_model(found.folder, whole=True)
+    if model is None:
+        return None
+    tokenizer = tokenizer_of(model.folder, model.config.text)
+    source, towers = str(found.folder), RuntimeTowers(model)
+    return Encoder(found.name, source, model.fingerprint, model.preprocess, tokenizer, towers)
+
+
+def _in_torch(found: Found, device: str | None) -> Encoder:
+    from clipsearch.torch_towers import Device, TorchTowers
+    from clipsearch.weights import load_folder
+
+    picked, loaded = Device.pick(device), load_folder(found.folder)
+    towers = TorchTowers(loaded.model, loaded.preprocess, picked)
+    source = str(found.folder)
+    return Encoder(found.name, source, loaded.fingerprint, loaded.preprocess, loaded.tokenizer, towers)

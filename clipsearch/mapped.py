@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from clipsearch.halves import Floats, from_bfloat16, from_halves
+
 Mapped = npt.NDArray[Any]
 
 BFLOAT16 = np.dtype([("bfloat16", "<u2")])
@@ -73,3 +75,12 @@ def _array(memory: mmap.mmap, start: int, name: str, entry: Any) -> Mapped:
         raise ValueError(f"the tensor {name} does not lie within it")
     array: Mapped = np.frombuffer(memory, kind, count, start + begin).reshape(shape)
     return array
+
+
+def single(array: Mapped) -> Floats:
+    """Numbers of any precision as float32, exactly where it holds them; float32 itself is not copied."""
+    if array.dtype == np.float16:
+        return from_halves(array)
+    if array.dtype == BFLOAT16:
+        return from_bfloat16(array.view(np.uint16))
+    return array.astype(np.float32, copy=False)

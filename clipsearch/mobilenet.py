@@ -17,6 +17,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipsearch.mobilenet_blocks import FEATURES, STAGES, STEM, Block
 from clipsearch.model import VisionConfig
 
 # timm's BatchNorm2d default.
@@ -43,11 +44,11 @@ class FusedBottleneck(nn.Module):
 
     conv_bn: ClassVar = (("conv_exp", "bn1"), ("conv_pwl", "bn2"))
 
-    def __init__(self, inplanes: int, planes: int, stride: int, expansion: int) -> None:
+    def __init__(self, block: Block) -> None:
         super().__init__()
-        self.skip = stride == 1 and inplanes == planes
-        mid = inplanes * expansion
-        self.conv_exp = nn.Conv2d(inplanes, mid, 3, stride=stride, padding=1, bias=False)
+        mid, planes = block.mid, block.planes
+        self.skip = block.skip
+        self.conv_exp = nn.Conv2d(block.inplanes, mid, 3, stride=block.stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(mid, eps=BN_EPS)
         self.conv_pwl = nn.Conv2d(mid, planes, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(planes, eps=BN_EPS)
@@ -63,15 +64,15 @@ class InvertedBottleneck(nn.Module):
 
     conv_bn: ClassVar = (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3"))
 
-    def __init__(
-        self, inplanes: int, planes: int, kernel: int, stride: int, expansion: int, skip: bool = True
-    ) -> None:
+    def __init__(self, block: Block) -> None:
         super().__init__()
-        self.skip = skip and stride == 1 and inplanes == planes
-        mid = inplanes * expansion
-        self.conv_pw = nn.Conv2d(inplanes, mid, 1, bias=False)
+        mid, planes, kernel = block.mid, block.planes, block.kernel
+        self.skip = block.skip
+        self.conv_pw = nn.Conv2d(block.inplanes, mid, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(mid, eps=BN_EPS)
-        self.conv_dw = nn.Conv2d(mid, mid, kernel, stride=stride, padding=kernel // 2, groups=mid, bias=False)
+        self.conv_dw = nn.Conv2d(
+            mid, mid, kernel, stride=block.stride, padding=kernel // 2, groups=mid, bias=False
+        )
         self.bn2 = nn.BatchNorm2d(mid, eps=BN_EPS)
         self.conv_pwl = nn.Conv2d(mid, planes, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(planes, eps=BN_EPS)
@@ -86,22 +87,14 @@ class InvertedBottleneck(nn.Module):
 class MobileNetEdgeTPU(nn.Module):
     """The trunk: images to 1,280 pooled features, at 1/32 of the resolution."""
 
-    num_features = 1280
+    num_features = FEATURES
     conv_bn: ClassVar = (("conv_stem", "bn1"), ("conv_head", "bn2"))
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv_stem = nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(32, eps=BN_EPS)
-        self.blocks = nn.Sequential(
-            nn.Sequential(ConvBnAct(32, 16)),
-            _fused_stage(16, 32),
-            _fused_stage(32, 48),
-            _inverted_stage(48, 96, kernel=3, stride=2),
-            _inverted_stage(96, 96, kernel=3, stride=1),
-            _inverted_stage(96, 160, kernel=5, stride=2),
-            nn.Sequential(InvertedBottleneck(160, 192, kernel=3, stride=1, expansion=8)),
-        )
+        self.conv_stem = nn.Conv2d(3, STEM, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(STEM, eps=BN_EPS)
+        self.blocks = nn.Sequential(*(nn.Sequential(*map(_block, stage)) for stage in STAGES))
         self.conv_head = nn.Conv2d(192, self.num_features, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(self.num_features, eps=BN_EPS)
 
@@ -111,15 +104,10 @@ class MobileNetEdgeTPU(nn.Module):
         return F.relu(self.bn2(self.conv_head(x))).mean(dim=(2, 3))
 
 
-def _fused_stage(inplanes: int, planes: int) -> nn.Sequential:
-    first = FusedBottleneck(inplanes, planes, stride=2, expansion=8)
-    return nn.Sequential(first, *(FusedBottleneck(planes, planes, 1, 4) for _ in range(3)))
-
-
-def _inverted_stage(inplanes: int, planes: int, kernel: int, stride: int) -> nn.Sequential:
-    # The first block of a stage never has a skip, not even where shapes would allow one.
-    first = InvertedBottleneck(inplanes, planes, kernel, stride, 8, skip=False)
-    return nn.Sequential(first, *(InvertedBottleneck(planes, planes, kernel, 1, 4) for _ in range(3)))
+def _block(block: Block) -> nn.Module:
+    if block.kind == "cn":
+        return ConvBnAct(block.inplanes, block.planes)
+    return FusedBottleneck(block) if block.kind == "er" else InvertedBottleneck(block)
 
 
 class TrunkTower(nn.Module):

@@ -25,19 +25,19 @@ ALIGNED = 16
 
 
 @contextmanager
-def shared() -> Iterator[Share]:
-    """Give what shares rows out; with one processor, this thread does one half after the other.
+def shared(*, second: bool = True) -> Iterator[Share]:
+    """Give what shares rows out; without a `second` thread or processor this one does all, half by half.
 
     Floating-point errors are silent in the second thread, as `numpy.errstate` is a thread's own.
     """
-    if _processors() < 2:
+    if not second or _processors() < 2:
         yield _in_turn
         return
-    second = _Second()
+    other = _Second()
     try:
-        yield second.share
+        yield other.share
     finally:
-        second.end()
+        other.end()
 
 
 def _half(rows: int) -> int:

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from clipsearch.blas import one_thread
-from clipsearch.halves import from_bfloat16, from_halves
-from clipsearch.mapped import BFLOAT16, Mapped
+from clipsearch.mapped import Mapped, single
 from clipsearch.shares import Share, shared
 from clipsearch.sizes import TextConfig
 
@@ -28,6 +28,8 @@ Floats = npt.NDArray[np.float32]
 
 COLUMNS = 8
 """Columns that the matrix products of common processors do at once: 7 take longer than 8."""
+MANY = 1024
+"""Tokens from which the products are large enough for all threads of OpenBLAS."""
 LAYER_NORM_EPS = np.float32(1e-5)
 """torch.nn.LayerNorm's default."""
 
@@ -128,9 +130,11 @@ class TextTower:
         if not texts:
             return np.zeros((0, self._tensors["text_projection"].shape[1]), np.float32)
         stops_N = np.cumsum([len(text) for text in texts])
+        many = stops_N[-1] >= MANY
+        threads = nullcontext() if many else one_thread()
         # What damaged weights bring about shows in the features.
-        with one_thread(), shared() as share, np.errstate(all="ignore"):
-            blocks = _Blocks(self._weight, self._act, self.config.heads, share)
+        with threads, shared(second=not many) as share, np.errstate(all="ignore"):
+            blocks = _Blocks(self.weight, self._act, self.config.heads, share)
             x_DT = self._embedded(texts)
             every = np.arange(x_DT.shape[1])
             for block in range(self.config.layers):
@@ -138,7 +142,7 @@ class TextTower:
                 wanted = stops_N - 1 if last else every  # nothing else is looked at behind the last one
                 x_DT = blocks.one(f"transformer.resblocks.{block}.", x_DT, stops_N, wanted)
             x_DN = blocks.layer_norm("ln_final.", x_DT)
-            out: Floats = x_DN.T @ self._weight("text_projection")
+            out: Floats = x_DN.T @ self.weight("text_projection")
         return out
 
     def _embedded(self, texts: list[npt.NDArray[np.int64]]) -> Floats:
@@ -146,25 +150,16 @@ class TextTower:
         tokens = np.concatenate(texts)
         places = np.concatenate([np.arange(len(text)) for text in texts])
         rows = single(self._tensors["token_embedding.weight"][tokens])
-        rows = rows + self._weight("positional_embedding")[places]
+        rows = rows + self.weight("positional_embedding")[places]
         x_DT = np.zeros((rows.shape[1], -(-len(rows) // COLUMNS) * COLUMNS), np.float32)
         x_DT[:, : len(rows)] = rows.T
         return x_DT
 
-    def _weight(self, name: str) -> Floats:
+    def weight(self, name: str) -> Floats:
         """A tensor in single precision: where it is mapped, or widened once and kept."""
         if name not in self._widened:
             self._widened[name] = single(self._tensors[name])
         return self._widened[name]
-
-
-def single(array: Mapped) -> Floats:
-    """Numbers of any precision as float32, exactly where it holds them; float32 itself is not copied."""
-    if array.dtype == np.float16:
-        return from_halves(array)
-    if array.dtype == BFLOAT16:
-        return from_bfloat16(array.view(np.uint16))
-    return array.astype(np.float32, copy=False)
 
 
 def sigmoid_gelu(x: Floats) -> Floats:

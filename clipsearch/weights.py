@@ -21,7 +21,6 @@ from torch import Tensor
 
 from clipsearch.digests import sha256_of
 from clipsearch.durable import make_directory, replace
-from clipsearch.errors import ModelInvalid
 from clipsearch.layouts import model_cfg, openai_layout, table
 from clipsearch.model import Clip
 from clipsearch.model_files import (
@@ -37,6 +36,7 @@ from clipsearch.model_files import (
     tokenizer_of,
 )
 from clipsearch.preprocess import Preprocess
+from clipsearch.tensor_shapes import check_tensors
 from clipsearch.tokenizer import END, START, ClipTokenizer
 
 Tensors = Mapping[str, Tensor]
@@ -82,35 +82,12 @@ def build(tensors: Tensors, asked: Mapping[str, Any] | None) -> Clip:
     """
     tensors = openai_layout(tensors, asked or {}, torch.cat)
     config = infer_config(tensors, asked)
+    check_tensors({name: (tuple(t.shape), t.is_floating_point()) for name, t in tensors.items()}, config)
     with torch.device("meta"):
         model = Clip(config)
-    _check_tensors(model, tensors)
     floats = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
     model.load_state_dict(floats, strict=True, assign=True)
     return model.eval().requires_grad_(False)
-
-
-def _check_tensors(model: Clip, tensors: Tensors) -> None:
-    wanted = model.state_dict()
-    # Counters of training; load_state_dict fills them in where they are missing.
-    missing = [name for name in wanted if name not in tensors and not name.endswith("num_batches_tracked")]
-    left_over = [name for name in tensors if name not in wanted]
-    wrong = [
-        f"{name} {tuple(tensors[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in tensors
-        and (
-            tensors[name].shape != tensor.shape
-            or tensors[name].is_floating_point() != tensor.is_floating_point()
-        )
-    ]
-    told = [
-        f"{len(names)} tensors {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-        for what, names in (("are missing", missing), ("are left over", left_over), ("do not fit", wrong))
-        if names
-    ]
-    if told:
-        raise ModelInvalid(f"These weights are not a CLIP model that clipsearch knows: {'; '.join(told)}.")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -32,6 +32,7 @@ from multiprocessing.connection import Connection, wait
 from queue import SimpleQueue
 from types import TracebackType
 
+from clipsearch.devices import processors
 from clipsearch.errors import ImageError
 from clipsearch_indexer.worker import Decoded, Failed, Job, Known, Limits, Result, Setup, ToPixels
 
@@ -62,9 +63,7 @@ main(descriptor, parent)
 
 def default_workers() -> int:
     """How many decoders keep this machine busy: one for each processor that this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return processors()
 
 
 @dataclass(eq=False)

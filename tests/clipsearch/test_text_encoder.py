@@ -6,7 +6,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from clipsearch import load_model
+from clipsearch import encoder as encoders
+from clipsearch import load_model, torch_towers
 from clipsearch.errors import ModelInvalid, ModelNotFound, UsageError
 from clipsearch.model import Clip, ClipConfig, TextConfig, VisionConfig
 from clipsearch.preprocess import Preprocess
@@ -15,6 +16,13 @@ from clipsearch.tokenizer import ClipTokenizer
 from clipsearch.weights import OPEN_CLIP_WEIGHTS, save_folder
 
 TEXTS = ["a dog on the beach", "two cats", "", "😀", "a very long text " * 20]
+
+
+@pytest.fixture(autouse=True)
+def torch_is_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole models run in torch here, in single precision, whatever would be best on this machine."""
+    monkeypatch.setattr(encoders, "cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(torch_towers, "cpu_has_bf16", lambda: False)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +63,9 @@ def test_the_bundled_model() -> None:
 
 
 @pytest.mark.parametrize("act", ["quick_gelu", "gelu"])
-def test_a_folder_of_transformers(tmp_path: Path, tokenizer: ClipTokenizer, act: str) -> None:
+def test_a_folder_of_transformers(
+    tmp_path: Path, tokenizer: ClipTokenizer, act: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     size = {"intermediate_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     ends = {"bos_token_id": tokenizer.end - 1, "eos_token_id": tokenizer.end}
@@ -68,9 +78,13 @@ def test_a_folder_of_transformers(tmp_path: Path, tokenizer: ClipTokenizer, act:
     )
     transformers.CLIPModel(config).save_pretrained(tmp_path)
     tokenizer.save(tmp_path / "tokenizer.json")
-    whole = load_model(tmp_path)
+    whole = load_model(tmp_path, device="cpu")
     rows = words(tmp_path, whole.fingerprint).encode_text(TEXTS)
     assert np.abs(rows - whole.encode_text(TEXTS)).max() <= 1e-5
+    monkeypatch.setattr(encoders, "cpu_has_bf16", lambda: False)
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    light = load_model(tmp_path, device="cpu").encode_pixels(pictures)
+    assert np.abs(light - whole.encode_pixels(pictures)).max() <= 1e-5
 
 
 def test_another_model_is_not_taken(folder: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clipsearch.encoder import cpu_has_bf16
+from clipsearch.devices import cpu_has_bf16
 from clipsearch.errors import UsageError
 from clipsearch.model import Clip
 

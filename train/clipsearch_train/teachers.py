@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipsearch.encoder import cpu_has_bf16
+from clipsearch.devices import cpu_has_bf16
 from clipsearch.errors import MissingExtra, TrainingError
 from clipsearch.mobilenet import BN_EPS, ConvBnAct, MobileNetEdgeTPU
 from clipsearch.preprocess import Preprocess

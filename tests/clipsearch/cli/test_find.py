@@ -130,13 +130,16 @@ def test_a_word_that_looks_like_an_option_says_where_it_belongs(library):
 
 
 LOADED = """
-import json, sys
+import json, os, sys
 sys.argv[1:] = sys.argv[2:]
+import clipsearch.devices
+clipsearch.devices.may_have_gpu = lambda: False
+clipsearch.devices.cpu_has_bf16 = lambda: "BF16" in os.environ  # then torch is the faster
 from clipsearch.cli.main import run
 try:
     run()
 finally:
-    heavy = ("torch", "faiss", "sqlalchemy", "transformers", "streamlit", "huggingface_hub", "PIL", "rich")
+    heavy = "torch onnxruntime faiss sqlalchemy transformers streamlit huggingface_hub PIL rich".split()
     print(json.dumps([name for name in heavy if name in sys.modules]), file=sys.stderr)
 """
 
@@ -148,8 +151,8 @@ def for_real(real, photos, tiny_model):
     real("index", photos, "--model", "tiny", **chosen)
     telling = real.by(sys.executable, "-c", LOADED, "-")
 
-    def run(*arguments):
-        done = telling(*arguments, "--json", **chosen)
+    def run(*arguments, **environment):
+        done = telling(*arguments, "--json", **chosen, **environment)
         hits = [(hit["path"], hit["score"]) for hit in json.loads(done.stdout)]
         return hits, json.loads(done.stderr)
 
@@ -160,14 +163,25 @@ def test_words_are_found_without_torch_and_just_as_with_it(for_real, photos):
     for words in ("a dog", "a dog + 2:red - 'a beach'"):
         hits, loaded = for_real("query", words)
         assert loaded == []
-        whole, all_loaded = for_real("query", words, "--device", "cpu")
+        whole, all_loaded = for_real("query", words, "--device", "cpu", BF16="1")
         assert "torch" in all_loaded
         assert [path for path, _ in hits] == [path for path, _ in whole]
         assert [score for _, score in hits] == pytest.approx([score for _, score in whole], abs=1e-5)
     hits, loaded = for_real("similar", photos / "red.png")
     assert len(hits) == 3
     assert loaded == []
-    assert "torch" in for_real("query", f"{photos / 'red.png'} + dog")[1]
+
+
+def test_pictures_are_found_without_torch_where_that_is_as_fast(for_real, photos):
+    other = photos.parent / "other.png"
+    other.write_bytes((photos / "red.png").read_bytes() + b"another content")
+    for asked in (("query", other), ("query", f"{other} + dog"), ("similar", other)):
+        hits, loaded = for_real(*asked)
+        assert not {"torch", "faiss", "transformers"} & {*loaded}
+        whole, all_loaded = for_real(*asked, BF16="1")
+        assert "torch" in all_loaded
+        assert [path for path, _ in hits] == [path for path, _ in whole]
+        assert [score for _, score in hits] == pytest.approx([score for _, score in whole], abs=0.01)
 
 
 def test_an_indexing_run_that_finds_nothing_new_loads_no_model(real, photos, tiny_model):
@@ -178,8 +192,10 @@ def test_an_indexing_run_that_finds_nothing_new_loads_no_model(real, photos, tin
     def loaded(*arguments):
         return json.loads(telling("index", *arguments, **chosen).stderr.splitlines()[-1])
 
-    assert "torch" not in loaded()
-    assert "torch" not in loaded(photos, "--model", "tiny")
+    assert not {"torch", "onnxruntime"} & {*loaded()}
+    assert "onnxruntime" not in loaded(photos, "--model", "tiny")
     shutil.copy(photos / "red.png", photos / "new.png")
     (photos / "new.png").write_bytes((photos / "new.png").read_bytes() + b"another content")
-    assert "torch" in loaded()
+    found = loaded()
+    assert "onnxruntime" in found
+    assert "torch" not in found

@@ -1,0 +1,44 @@
+"""Image towers as ONNX graphs, built from the tensors of a model without torch.
+
+::
+
+    sizes and tensors ──► vit | resnet | mobilenet ──► parts ──► onnx_file ──► a model of a few kilobytes
+                                                                               and the arrays it refers to
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from clipsearch.graphs.mobilenet import trunk_tower
+from clipsearch.graphs.onnx_file import FLOAT, UINT8, Floats, Graph
+from clipsearch.graphs.parts import Parts
+from clipsearch.graphs.resnet import modified_resnet
+from clipsearch.graphs.vit import vision_transformer
+from clipsearch.preprocess import Preprocess
+from clipsearch.sizes import ClipConfig
+
+__all__ = ["image_graph"]
+
+
+def image_graph(
+    config: ClipConfig, tensors: Mapping[str, Floats], preprocess: Preprocess | None
+) -> tuple[bytes, dict[str, Floats]]:
+    """The image tower of a model as an ONNX model, and the weights to hand over with it, by name.
+
+    `tensors` are float32, under OpenAI's names. Its `input` is uint8 (n, size, size, 3), as
+    `Preprocess.pixels` makes them, or without a `preprocess` float32 (n, 3, size, size), normalised already;
+    it gives float32 (n, embed_dim), not of unit length.
+    """
+    graph, vision = Graph(), config.vision
+    parts = Parts(graph, tensors)
+    x = "input" if preprocess is None else parts.pixels(preprocess)
+    if vision.trunk is not None:
+        features = trunk_tower(parts, x, vision)
+    elif isinstance(vision.layers, tuple):
+        features = modified_resnet(parts, x, vision)
+    else:
+        features = vision_transformer(parts, x, vision, quick_gelu=config.quick_gelu)
+    size = vision.image_size
+    kind, shape = (FLOAT, (3, size, size)) if preprocess is None else (UINT8, (size, size, 3))
+    return graph.model(kind, shape, features, config.embed_dim), graph.weights

@@ -1,0 +1,119 @@
+"""Both towers of a model in torch: for GPUs, CPUs with bfloat16, and weights that only torch reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from clipsearch.devices import cpu_has_bf16
+from clipsearch.errors import UsageError
+from clipsearch.model import Clip, VisionTransformer, fold_batch_norms
+from clipsearch.preprocess import Preprocess
+
+Vectors = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where the towers run, and in which precision the image tower does.
+
+    GPUs run it in float16 (`half`). On a CPU with bfloat16 instructions a ViT multiplies its matrices in
+    bfloat16 (`bf16`) and keeps everything between them in single precision: for ViT-B/32 3 times faster,
+    at a mean cosine of 0.99996 to single precision. Convolutional towers lose more (0.9998) and stay single.
+
+    Text always runs in single precision: one short query costs nothing, and the last digits of its
+    vector decide between near-equal photos.
+    """
+
+    name: str
+    half: bool = False
+    bf16: bool = False
+
+    @classmethod
+    def pick(cls, name: str | None = None) -> Device:
+        """The named torch device, or the best one there is.
+
+        Raises UsageError for a device that torch does not have here.
+        """
+        if name is None:
+            name = "cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu"
+        try:
+            torch.ones(1, device=name).cpu()
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise UsageError(f"There is no device {name!r} for torch on this machine.") from error
+        kind = torch.device(name).type
+        return cls(name, half=kind in ("cuda", "mps"), bf16=kind == "cpu" and cpu_has_bf16())
+
+
+class TorchTowers:
+    """See `clipsearch.encoder.Towers`. Takes the model over: it cannot be trained any more."""
+
+    def __init__(self, model: Clip, preprocess: Preprocess, device: Device) -> None:
+        self._preprocess = preprocess
+        self._device = device
+        tower = model.visual
+        fold_batch_norms(tower)
+        # Convolutions are several times faster over channels-last memory on CPUs and tensor cores.
+        tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._autocast = device.bf16 and isinstance(tower, VisionTransformer)
+        if device.half:
+            tower.half()
+        if self._autocast:
+            _matrices_to_bf16(tower)
+        self._dtype = torch.float16 if device.half else torch.float32
+        with self._device_errors():
+            self._model = model.to(device.name)
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return self._model.config.embed_dim
+
+    @property
+    def device(self) -> str:
+        """The torch device that encodes."""
+        return self._device.name
+
+    @property
+    def logit_scale(self) -> float:
+        """What the model multiplies cosines with before a softmax."""
+        return float(self._model.logit_scale.exp())
+
+    @torch.inference_mode()
+    def text_features(self, tokens_NL: npt.NDArray[np.int64]) -> Vectors:
+        """Token ids -> float32 (N, dim). Raises UsageError when the device runs out of memory."""
+        with self._device_errors():
+            return _single(self._model.encode_text(torch.from_numpy(tokens_NL).to(self.device)))
+
+    @torch.inference_mode()
+    def image_features(self, pixels_NYXC: npt.NDArray[np.uint8]) -> Vectors:
+        """Pixels, as `preprocess.pixels` makes them -> float32 (N, dim). Raises as `text_features`."""
+        with self._device_errors(), torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
+            x = self._preprocess.normalise(pixels_NYXC).to(self.device, self._dtype)
+            return _single(self._model.encode_image(x))
+
+    @contextmanager
+    def _device_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
+            raise UsageError(
+                f"The device {self.device} failed ({str(error).splitlines()[0]}); "
+                "try a smaller batch, or --device cpu."
+            ) from error
+
+
+def _single(features: torch.Tensor) -> Vectors:
+    return np.asarray(features.float().cpu().numpy(), np.float32)
+
+
+def _matrices_to_bf16(tower: torch.nn.Module) -> None:
+    """Round once what autocast would round at every call; gains and biases stay single."""
+    for parameter in tower.parameters():
+        if parameter.ndim >= 2:
+            parameter.data = parameter.data.bfloat16()
