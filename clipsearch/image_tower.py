@@ -1,7 +1,8 @@
 """CLIP's image tower in ONNX Runtime, for CPUs: `clipsearch.model.Clip.encode_image` without torch.
 
-ONNX Runtime starts in a fifth of a second where torch takes three, and runs convolutions twice as fast; see
-docs/performance.md. The same function in the same precision.
+ONNX Runtime starts in a fifth of a second where torch takes seconds; see docs/performance.md.
+The same function in the
+same precision.
 """
 
 from __future__ import annotations
