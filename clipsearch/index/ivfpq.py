@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from clipsearch.errors import UsageError
 from clipsearch.index.checks import Floats, Slots, Vectors, slot_matrix
@@ -34,6 +35,11 @@ WIDENING = 4
 """As many times more lists are read where a filter left too few candidates."""
 SHUT_OUT = 2
 """A filter that admits so many times fewer of a query's neighbours than of all rows shuts it out."""
+PLAIN_FROM = 0.5
+"""Share of rows admitted from which they are searched among all, and the others dropped: asking a filter
+about every code costs more than reading a few codes in vain."""
+PLAIN_ENOUGH = 0.9
+"""Share of the admitted candidates expected that must have come of that."""
 EXPECTED = 8
 """Admitted neighbours that must be expected before their number tells anything."""
 MIN_ROWS = 256
@@ -134,7 +140,9 @@ class IvfPq:
         """For each of (q, d) unit `rows`, up to `k` scores and slots, exact in score and order.
 
         A filter leaves a share f of the rows of a list, so 1/f as many lists are read: as many admitted codes
-        are compared as without it. Where too few come of that, more lists are read. A query that the filter
+        are compared as without it. Where too few come of that, more lists are read. A filter that admits most
+        (all photos but those that are missing) is asked about the candidates only, of which 1/f as many are
+        taken. A query that the filter
         shuts out of its own neighbourhood gets no answer here (empty arrays): what is nearest of the rest is
         spread over all lists, and comparing every admitted row is the way to find it.
         """
@@ -146,19 +154,35 @@ class IvfPq:
         return [rerank(vectors, slots[slots >= 0], row, k) for slots, row in zip(proposed, rows, strict=True)]
 
     def _admitted(self, rows: Floats, wanted: int, probes: int, admitted: Slots) -> Slots:
-        """Candidates (q, wanted) for a filter, −1 where there are none."""
+        """Candidates (q, `wanted`, or that / share) for a filter, −1 where there are none."""
         share = admitted.size / self.covered
+        if share >= PLAIN_FROM:
+            proposed = self.candidates(rows, math.ceil(wanted / share), math.ceil(probes / share))
+            inside = _among(proposed, admitted)
+            proposed[~inside] = -1
+            if (inside.mean(axis=1) >= PLAIN_ENOUGH * share).all():
+                return proposed
         wanted = min(wanted, admitted.size)
-        reading = math.ceil(probes / share)
-        proposed = self.candidates(rows, wanted, reading, admitted)
-        while reading < self.lists and (short := np.flatnonzero((proposed < 0).any(axis=1))).size:
-            reading *= WIDENING
-            proposed[short] = self.candidates(rows[short], wanted, reading, admitted)
+        proposed = self._sought(rows, wanted, math.ceil(probes / share), admitted)
         if wanted * share >= EXPECTED:
-            unfiltered = self.candidates(rows, wanted, probes)
-            inside = np.isin(unfiltered, admitted, kind="table" if self.covered < 1 << 26 else None)
+            inside = _among(self.candidates(rows, wanted, probes), admitted)
             proposed[inside.mean(axis=1) < share / SHUT_OUT] = -1
         return proposed
+
+    def _sought(self, rows: Floats, wanted: int, probes: int, admitted: Slots) -> Slots:
+        """Candidates (q, wanted) of the admitted alone, from more lists for those queries that lack some."""
+        proposed = self.candidates(rows, wanted, probes, admitted)
+        while probes < self.lists and (short := np.flatnonzero((proposed < 0).any(axis=1))).size:
+            probes *= WIDENING
+            proposed[short] = self.candidates(rows[short], wanted, probes, admitted)
+        return proposed
+
+
+def _among(slots: Slots, admitted: Slots) -> npt.NDArray[np.bool_]:
+    """Which of `slots` (any shape, −1 for none) are among the ascending `admitted`, of which there is one."""
+    places = np.minimum(np.searchsorted(admitted, slots), admitted.size - 1)
+    found: npt.NDArray[np.bool_] = admitted[places] == slots
+    return found
 
 
 def build(
