@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +28,7 @@ from clipsearch.index.exact import selector
 from clipsearch.index.learning import Progress, packed, put, trained
 from clipsearch.index.ordering import rerank
 from clipsearch.index.params import IvfPqParams, factory_key
+from clipsearch.index.runs import OnDisk, Runs, mapped
 
 Kind = Literal["text", "image"]
 """What a query is made from. Text vectors lie apart from image vectors and need more lists read."""
@@ -88,6 +91,7 @@ class IvfPq:
         imbalance: of its lists then (`imbalance`).
         mapped: its lists stay on the disk.
         budget: bytes of memory that it was planned for; 0 where nothing was said.
+        file: all of it as FAISS writes it, where it was built on the disk.
     """
 
     engine: Any
@@ -100,6 +104,7 @@ class IvfPq:
     imbalance: float = 1.0
     mapped: bool = False
     budget: int = 0
+    file: IO[bytes] | None = None
 
     @property
     def dim(self) -> int:
@@ -186,16 +191,23 @@ def _among(slots: Slots, admitted: Slots) -> npt.NDArray[np.bool_]:
 
 
 def build(
-    vectors: Vectors, params: IvfPqParams | None = None, *, seed: int = 0, progress: Progress | None = None
+    vectors: Vectors,
+    params: IvfPqParams | None = None,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+    on_disk: OnDisk | None = None,
 ) -> IvfPq:
     """Train on a random sample of `vectors` (n, d) and add them all.
 
     The sample is random, not the first rows: those are one holiday, one folder. Peak memory beyond the index
     (`code_bytes` + 8 a row, twice that while 4-bit codes are packed) is the sample, `lists` ×
-    `sample_per_list` rows of float32 and as many of the width kept.
+    `sample_per_list` rows of float32 and as many of the width kept. With `on_disk` only so many rows of the
+    lists are in memory at once; they end up in a file of that folder, mapped, which `save` copies.
 
     Raises:
-        UsageError: fewer than `MIN_ROWS` rows, or parameters that do not fit.
+        UsageError: fewer than `MIN_ROWS` rows, or parameters that do not fit; 4-bit codes on the disk.
+        StorageError: the disk of `on_disk` is full or fails.
     """
     vectors = slot_matrix(vectors)
     n, dim = vectors.shape
@@ -204,20 +216,36 @@ def build(
             f"An index needs at least {MIN_ROWS} vectors, and there are {n}: exact search answers at once."
         )
     params = (params or IvfPqParams()).resolved(n, dim)
+    if on_disk is not None and params.bits != 8:
+        raise UsageError("Lists on the disk hold codes of 8 bits a part.")
     report = progress or (lambda stage, done, total: None)
     rotation, lists, ivf = trained(vectors, params, seed, report)
-    for start in range(0, n, ROWS_PER_ADD):
-        stop = min(start + ROWS_PER_ADD, n)
-        rows = rotation.apply(vectors[start:stop].astype(np.float32))
-        put(ivf, rows, np.arange(start, stop, dtype=np.int64), lists.nearest(rows))
-        report("add", stop, n)
-    if params.bits == 4:
-        ivf = packed(ivf)
-    engine = faiss().IndexPreTransform(rotation, ivf)
-    engine.is_trained = True
+    with ExitStack() as held:
+        runs = None if on_disk is None else held.enter_context(Runs(on_disk, ivf))
+        for start in range(0, n, ROWS_PER_ADD):
+            stop = min(start + ROWS_PER_ADD, n)
+            rows = rotation.apply(vectors[start:stop].astype(np.float32))
+            put(ivf, rows, np.arange(start, stop, dtype=np.int64), lists.nearest(rows))
+            if runs is not None:
+                runs.have_grown()
+            report("add", stop, n)
+        file = None if runs is None else runs.merged(rotation)
+    index = IvfPq(_engine(rotation, ivf, params, file), params, seed, n, time.time(), file=file)
     assert params.lists is not None
-    balance = imbalance(engine)
-    return IvfPq(engine, params, seed, n, time.time(), untuned(params.lists), trained_on=n, imbalance=balance)
+    index.effort, index.trained_on = untuned(params.lists), n
+    index.imbalance, index.mapped = imbalance(index.engine), file is not None
+    if file is not None:
+        weakref.finalize(index, file.close)
+    return index
+
+
+def _engine(rotation: Any, ivf: Any, params: IvfPqParams, file: IO[bytes] | None) -> Any:
+    """What searches: the lists of `file`, else those of `ivf`."""
+    if file is not None:
+        return mapped(file)
+    engine = faiss().IndexPreTransform(rotation, packed(ivf) if params.bits == 4 else ivf)
+    engine.is_trained = True
+    return engine
 
 
 def extend(index: IvfPq, vectors: Vectors, *, progress: Progress | None = None) -> None:
