@@ -1,197 +1,86 @@
 """The index against others: build time, memory, and for text and image queries recall and time.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.index_peers [--rows 1000000] [--ways clipsearch,exact,…]
+    OMP_NUM_THREADS=1 python -m benchmarks.index_peers FOLDER [--rows 1000000] [--ways clipsearch,exact,…]
 
-On vectors with CLIP's cosines (`benchmarks/ivfpq.py`). Every way is tuned on 150 text queries to a recall@10
-of 0.95, by the cheapest setting of its search that reaches it, and measured on 150 others, one query at a
-time, one thread. Ways whose package is not installed are left out: `pip install hnswlib usearch`. "Bytes a
-vector" is what the index itself holds; the candidates of ours, of IVF-flat and of RaBitQ are scored from the
-half-precision rows on the disk. autofaiss' choice is written out in FAISS.
+On vectors with CLIP's cosines (`benchmarks/ivfpq.py`). Every way (`benchmarks/index_ways.py`) is tuned for
+text and image queries to a recall@10 of 0.95, by the cheapest setting of its search that reaches it on 100 of
+them (ours on 300), and measured on 300 others, one query at a time, one thread. `pip install hnswlib usearch`
+for those two; ways whose package is missing are left out. "Bytes a vector" is the size of the index's file,
+which is what it holds in memory; the candidates of ours, of IVF-flat and of RaBitQ are scored from the
+half-precision rows on the disk. Building is told in seconds of one processor, so that it may share a machine.
+
+FOLDER keeps the vectors and every index: a way that was built is not built again, and `--build` only builds.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
+import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 
+from benchmarks.index_ways import WAYS, Ask, K, Rows
 from benchmarks.ivfpq import Clip
 from clipsearch.index.exact import ExactSearch
-from clipsearch.index.ivfpq import Effort, build
-from clipsearch.index.ordering import rerank
-from clipsearch.index.planning import plan_index
-from clipsearch.index.tuning import probe_grid, tune_and_measure
 
-K, TARGET, QUERIES = 10, 0.95, 150
-
-Rows = np.ndarray
-Ask = Callable[[Rows], Rows]
-"""One query (dim,) -> the slots found."""
+TARGET, QUERIES, KINDS = 0.95, 300, ("text", "image")
+HEADS = ("index", "build", "bytes a vector", "text recall@10", "p50 / p95", "image recall@10", "p50 / p95")
 
 
-@dataclass
-class Built:
-    """An index: its bytes, and its search at each effort, the cheapest first, or one for each kind."""
+class Data:
+    """The rows, and queries of both kinds with the score of their k-th nearest row."""
 
-    size: int
-    asks: Iterator[tuple[str, Ask]] | None = None
-    kinds: dict[str, tuple[str, Ask]] | None = None
-
-
-def stored(index: Any) -> int:
-    """Bytes of a FAISS index on the disk, which is what it holds in memory."""
-    with tempfile.NamedTemporaryFile() as file:
-        faiss.write_index(index, file.name)
-        return Path(file.name).stat().st_size
+    def __init__(self, folder: Path, rows: int, dim: int) -> None:
+        self.vectors = made_once(folder, rows, dim)
+        queries = np.load(folder / "queries.npz")
+        self.tuning = {kind: queries[kind][::2] for kind in KINDS}
+        self.held = {kind: queries[kind][1::2] for kind in KINDS}
+        search = ExactSearch(self.vectors)
+        self.kth = {kind: search.search(queries[kind], K)[0][:, -1] for kind in KINDS}
 
 
-def ours(vectors: Rows, tuning: dict[str, Rows]) -> Built:
-    """What `clipsearch index` builds, tuned as it tunes."""
-    index = build(vectors, plan_index(len(vectors), vectors.shape[1], wanted=True).params)
-    kinds: dict[str, tuple[str, Ask]] = {}
-    for kind in ("text", "image"):
-        effort = tune_and_measure(index, vectors, tuning[kind], kind)  # type: ignore[arg-type]
-
-        def ask(query: Rows, effort: Effort = effort) -> Rows:
-            return index.search(vectors, query[None], K, effort)[0][1]
-
-        kinds[kind] = f"{effort.probes} lists, {effort.spread} × {K}", ask
-    return Built(stored(index.engine), kinds=kinds)
-
-
-def exact(vectors: Rows, _: dict[str, Rows]) -> Built:
-    """Every row compared, in the memory map."""
-    search = ExactSearch(vectors)
-    return Built(vectors.nbytes, asks=iter([("all", lambda query: search.search(query, K)[1][0])]))
-
-
-def ivf(vectors: Rows, kind: str, spread: int) -> Built:
-    """FAISS lists of another kind, with our exact re-ranking of `spread` × K candidates."""
-    dim, lists = vectors.shape[1], 4 * int(len(vectors) ** 0.5)
-    index = faiss.index_factory(dim, f"IVF{lists},{kind}", faiss.METRIC_INNER_PRODUCT)
-    index.cp.spherical = True
-    sample = np.random.default_rng(0).choice(len(vectors), min(len(vectors), 50 * lists), replace=False)
-    index.train(vectors[np.sort(sample)].astype(np.float32))
-    for start in range(0, len(vectors), 50_000):
-        index.add(vectors[start : start + 50_000].astype(np.float32))
-
-    def asks() -> Iterator[tuple[str, Ask]]:
-        for probes in probe_grid(lists):
-
-            def ask(query: Rows, probes: int = probes) -> Rows:
-                index.nprobe = probes
-                found = index.search(query[None], spread * K)[1][0]
-                return rerank(vectors, found[found >= 0], query, K)[1]
-
-            yield f"{probes} lists, {spread} × {K}", ask
-
-    return Built(stored(index), asks=asks())
+def made_once(folder: Path, rows: int, dim: int) -> Rows:
+    """`vectors.npy` and `queries.npz` of `folder`; the vectors, mapped."""
+    path = folder / "vectors.npy"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        clip = Clip(dim, topics=max(20, rows // 50))
+        unfinished = path.with_suffix(".part")
+        vectors = np.lib.format.open_memmap(unfinished, "w+", np.float16, (rows, dim))
+        for start in range(0, rows, 10_000):
+            vectors[start : start + 10_000] = clip.images(min(10_000, rows - start))
+        vectors.flush()
+        np.savez(folder / "queries.npz", text=clip.texts(2 * QUERIES), image=clip.images(2 * QUERIES))
+        unfinished.rename(path)
+    found = np.load(path, mmap_mode="r")
+    if found.shape != (rows, dim):
+        raise SystemExit(f"{path} holds {found.shape}, not {(rows, dim)}: name another folder")
+    return found
 
 
-def autofaiss(vectors: Rows, _: dict[str, Rows]) -> Built:
-    """What autofaiss chooses for the memory that ours takes: OPQ + IVF-PQ without exact scores."""
-    dim, lists = vectors.shape[1], 4 * int(len(vectors) ** 0.5)
-    lists = 1 << (lists.bit_length() - 1)
-    index = faiss.index_factory(dim, f"OPQ64_{dim},IVF{lists}_HNSW32,PQ64x8", faiss.METRIC_INNER_PRODUCT)
-    index.train(vectors[: 50 * lists].astype(np.float32))  # the first rows, as it does
-    for start in range(0, len(vectors), 50_000):
-        index.add(vectors[start : start + 50_000].astype(np.float32))
-    space = faiss.ParameterSpace()
+def built(name: str, folder: Path, data: Data) -> dict[str, Any]:
+    """The facts about a way's index in `folder`, which is built unless it is there."""
+    place = folder / name.replace(" ", "-")
+    facts = place.with_suffix(".facts")
+    if not facts.exists():
+        wall, used = time.perf_counter(), time.process_time()
 
-    def asks() -> Iterator[tuple[str, Ask]]:
-        for probes in probe_grid(lists):
+        def told(rows: int) -> None:
+            if rows % 50_000 == 0:
+                print(f"{name}: {rows:,} rows in {time.process_time() - used:.0f} s", flush=True)
 
-            def ask(query: Rows, probes: int = probes) -> Rows:
-                space.set_index_parameters(index, f"nprobe={probes},quantizer_efSearch={2 * probes}")
-                return index.search(query[None], K)[1][0]
-
-            yield f"{probes} lists", ask
-
-    return Built(stored(index), asks=asks())
-
-
-EFFORTS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
-
-
-def faiss_hnsw(vectors: Rows, _: dict[str, Rows]) -> Built:
-    """FAISS HNSW32 over half-precision rows."""
-    index = faiss.index_factory(vectors.shape[1], "HNSW32_SQfp16", faiss.METRIC_INNER_PRODUCT)
-    index.train(vectors[:1000].astype(np.float32))
-    for start in range(0, len(vectors), 50_000):
-        index.add(vectors[start : start + 50_000].astype(np.float32))
-
-    def asks() -> Iterator[tuple[str, Ask]]:
-        for effort in EFFORTS:
-
-            def ask(query: Rows, effort: int = effort) -> Rows:
-                index.hnsw.efSearch = effort
-                return index.search(query[None], K)[1][0]
-
-            yield f"ef {effort}", ask
-
-    return Built(stored(index), asks=asks())
-
-
-def hnswlib(vectors: Rows, _: dict[str, Rows]) -> Built:
-    """hnswlib, M = 16, ef_construction = 200, its defaults."""
-    import hnswlib
-
-    index = hnswlib.Index("ip", vectors.shape[1])
-    index.init_index(len(vectors), M=16, ef_construction=200)
-    index.set_num_threads(1)
-    for start in range(0, len(vectors), 50_000):
-        index.add_items(vectors[start : start + 50_000].astype(np.float32))
-
-    def asks() -> Iterator[tuple[str, Ask]]:
-        for effort in EFFORTS:
-
-            def ask(query: Rows, effort: int = effort) -> Rows:
-                index.set_ef(effort)
-                return index.knn_query(query, K, num_threads=1)[0][0].astype(np.int64)
-
-            yield f"ef {effort}", ask
-
-    return Built(index.index_file_size(), asks=asks())
-
-
-def usearch(vectors: Rows, _: dict[str, Rows]) -> Built:
-    """usearch over half-precision rows, its defaults."""
-    from usearch.index import Index
-
-    index = Index(ndim=vectors.shape[1], metric="ip", dtype="f16")
-    for start in range(0, len(vectors), 50_000):
-        part = vectors[start : start + 50_000]
-        index.add(np.arange(start, start + len(part)), part, threads=1)
-
-    def asks() -> Iterator[tuple[str, Ask]]:
-        for effort in EFFORTS:
-
-            def ask(query: Rows, effort: int = effort) -> Rows:
-                index.expansion_search = effort
-                return index.search(query.astype(np.float16), K, threads=1).keys.astype(np.int64)
-
-            yield f"ef {effort}", ask
-
-    return Built(index.serialized_length, asks=asks())
-
-
-WAYS: dict[str, Callable[[Rows, dict[str, Rows]], Built]] = {
-    "clipsearch": ours,
-    "exact": exact,
-    "IVF-flat": lambda vectors, _: ivf(vectors, "SQfp16", 1),
-    "IVF-RaBitQ": lambda vectors, _: ivf(vectors, "RaBitQ", 64),
-    "autofaiss": autofaiss,
-    "FAISS HNSW": faiss_hnsw,
-    "hnswlib": hnswlib,
-    "usearch": usearch,
-}
+        index = WAYS[name].build(data.vectors, data.tuning, told)
+        seconds = time.process_time() - used
+        WAYS[name].write(index, place)
+        size = place.stat().st_size or data.vectors.nbytes
+        found = {"build_s": seconds, "wall_s": time.perf_counter() - wall, "bytes": size / len(data.vectors)}
+        facts.write_text(json.dumps(found))
+    return json.loads(facts.read_text())
 
 
 def measured(ask: Ask, vectors: Rows, queries: Rows, kth: Rows) -> tuple[float, float, float]:
@@ -206,29 +95,26 @@ def measured(ask: Ask, vectors: Rows, queries: Rows, kth: Rows) -> tuple[float, 
     return hits / (len(queries) * K), float(np.median(times)), float(np.quantile(times, 0.95))
 
 
-def report(name: str, vectors: Rows, queries: dict[str, Rows], kth: dict[str, Rows]) -> None:
-    """Build one way, tune it, print its row."""
-    half = {kind: (rows[::2], rows[1::2]) for kind, rows in queries.items()}
-    started = time.perf_counter()
-    try:
-        built = WAYS[name](vectors, queries)
-    except ImportError:
-        print(f"| {name} | not installed |")
-        return
-    seconds = time.perf_counter() - started
-    if built.kinds is None:
-        assert built.asks is not None
-        for found in built.asks:
-            if measured(found[1], vectors, half["text"][0], kth["text"][::2])[0] >= TARGET:
-                break
-        built.kinds = {"text": found, "image": found}
+def cheapest(asks: Iterator[tuple[str, Ask]], data: Data, kind: str) -> tuple[str, Ask]:
+    """The first that reaches the target on the queries for tuning, else the last."""
+    for each in asks:
+        found = each
+        tried = measured(each[1], data.vectors, data.tuning[kind][:100], data.kth[kind][::2][:100])
+        if tried[0] >= TARGET:
+            break
+    return found
+
+
+def report(name: str, folder: Path, data: Data) -> None:
+    """Tune one way for both kinds, and print its row."""
+    facts = built(name, folder, data)
+    index = WAYS[name].read(folder / name.replace(" ", "-"), data.vectors)
     cells = []
-    for kind in ("text", "image"):
-        how, ask = built.kinds[kind]
-        recall, median, tail = measured(ask, vectors, half[kind][1], kth[kind][1::2])
+    for kind in KINDS:
+        how, ask = cheapest(WAYS[name].asks(index, data.vectors, kind), data, kind)
+        recall, median, tail = measured(ask, data.vectors, data.held[kind], data.kth[kind][1::2])
         cells.append(f"{recall:.3f} | {median:.2f} / {tail:.2f} ms ({how})")
-    size = built.size / len(vectors)
-    print(f"| {name} | {seconds:.0f} s | {size:.0f} | {' | '.join(cells)} |", flush=True)
+    print(f"| {name} | {facts['build_s']:.0f} s | {facts['bytes']:.0f} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
@@ -236,31 +122,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--ways", default=",".join(WAYS))
+    parser.add_argument("--build", action="store_true", help="only build what is not there yet")
     options = parser.parse_args()
     faiss.omp_set_num_threads(1)
-    clip = Clip(options.dim, topics=max(20, options.rows // 50))
-    vectors = np.empty((options.rows, options.dim), np.float16)
-    for start in range(0, options.rows, 10_000):
-        vectors[start : start + 10_000] = clip.images(min(10_000, options.rows - start))
-    queries = {"text": clip.texts(2 * QUERIES), "image": clip.images(2 * QUERIES)}
-    search = ExactSearch(vectors)
-    kth = {kind: search.search(rows, K)[0][:, -1] for kind, rows in queries.items()}
-    print(f"{options.rows:,} × {options.dim}, one thread\n")
-    heads = (
-        "index",
-        "build",
-        "bytes a vector",
-        "text recall@10",
-        "p50 / p95",
-        "image recall@10",
-        "p50 / p95",
-    )
-    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    data = Data(options.folder, options.rows, options.dim)
+    if not options.build:
+        print(f"{options.rows:,} × {options.dim}, one thread\n")
+        print(f"| {' | '.join(HEADS)} |\n|{'---|' * len(HEADS)}")
     for name in options.ways.split(","):
-        report(name, vectors, queries, kth)
+        try:
+            (built if options.build else report)(name, options.folder, data)
+        except ImportError as missing:
+            print(f"| {name} | {missing.name} is not installed |")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from clipsearch.index import (
     EXACT_LIMIT,
     IndexPlan,
     IvfPq,
+    OnDisk,
     Searcher,
     build,
     extend,
@@ -120,8 +121,10 @@ class LibraryIndex:
             index = None if anew else self._extended(photos, report)
             if index is None:
                 plan = self._plan(photos, memory, wanted=True)
-                index = build(photos.vectors, plan.params, progress=report)
-                index.mapped, index.budget = plan.mapped, plan.budget
+                folder = self._folder.index_path(photos.space).parent
+                on_disk = OnDisk(folder, plan.run_rows) if plan.mapped else None
+                index = build(photos.vectors, plan.params, progress=report, on_disk=on_disk)
+                index.budget = plan.budget
             self._tune(index, photos, encode_text)
             with self._folder.writer():  # who clears what others left unfinished
                 save(

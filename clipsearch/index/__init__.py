@@ -7,6 +7,7 @@ from clipsearch.index.exact import ExactSearch
 from clipsearch.index.ivfpq import Effort, IvfPq, build, extend, has_drifted
 from clipsearch.index.params import IvfPqParams
 from clipsearch.index.planning import EXACT_LIMIT, IndexPlan, plan_index
+from clipsearch.index.runs import OnDisk
 from clipsearch.index.searcher import Searcher
 from clipsearch.index.storage import Loaded, load, save
 from clipsearch.index.tuning import tune, tune_and_measure
@@ -19,6 +20,7 @@ __all__ = [
     "IvfPq",
     "IvfPqParams",
     "Loaded",
+    "OnDisk",
     "Searcher",
     "build",
     "extend",

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from clipsearch.errors import UsageError
 from clipsearch.index.checks import Floats, Slots, Vectors, slot_matrix
@@ -25,6 +28,7 @@ from clipsearch.index.exact import selector
 from clipsearch.index.learning import Progress, packed, put, trained
 from clipsearch.index.ordering import rerank
 from clipsearch.index.params import IvfPqParams, factory_key
+from clipsearch.index.runs import OnDisk, Runs, mapped
 
 Kind = Literal["text", "image"]
 """What a query is made from. Text vectors lie apart from image vectors and need more lists read."""
@@ -34,6 +38,11 @@ WIDENING = 4
 """As many times more lists are read where a filter left too few candidates."""
 SHUT_OUT = 2
 """A filter that admits so many times fewer of a query's neighbours than of all rows shuts it out."""
+PLAIN_FROM = 0.5
+"""Share of rows admitted from which they are searched among all, and the others dropped: asking a filter
+about every code costs more than reading a few codes in vain."""
+PLAIN_ENOUGH = 0.9
+"""Share of the admitted candidates expected that must have come of that."""
 EXPECTED = 8
 """Admitted neighbours that must be expected before their number tells anything."""
 MIN_ROWS = 256
@@ -82,6 +91,7 @@ class IvfPq:
         imbalance: of its lists then (`imbalance`).
         mapped: its lists stay on the disk.
         budget: bytes of memory that it was planned for; 0 where nothing was said.
+        file: all of it as FAISS writes it, where it was built on the disk.
     """
 
     engine: Any
@@ -94,6 +104,7 @@ class IvfPq:
     imbalance: float = 1.0
     mapped: bool = False
     budget: int = 0
+    file: IO[bytes] | None = None
 
     @property
     def dim(self) -> int:
@@ -134,7 +145,9 @@ class IvfPq:
         """For each of (q, d) unit `rows`, up to `k` scores and slots, exact in score and order.
 
         A filter leaves a share f of the rows of a list, so 1/f as many lists are read: as many admitted codes
-        are compared as without it. Where too few come of that, more lists are read. A query that the filter
+        are compared as without it. Where too few come of that, more lists are read. A filter that admits most
+        (all photos but those that are missing) is asked about the candidates only, of which 1/f as many are
+        taken. A query that the filter
         shuts out of its own neighbourhood gets no answer here (empty arrays): what is nearest of the rest is
         spread over all lists, and comparing every admitted row is the way to find it.
         """
@@ -146,32 +159,55 @@ class IvfPq:
         return [rerank(vectors, slots[slots >= 0], row, k) for slots, row in zip(proposed, rows, strict=True)]
 
     def _admitted(self, rows: Floats, wanted: int, probes: int, admitted: Slots) -> Slots:
-        """Candidates (q, wanted) for a filter, −1 where there are none."""
+        """Candidates (q, `wanted`, or that / share) for a filter, −1 where there are none."""
         share = admitted.size / self.covered
+        if share >= PLAIN_FROM:
+            proposed = self.candidates(rows, math.ceil(wanted / share), math.ceil(probes / share))
+            inside = _among(proposed, admitted)
+            proposed[~inside] = -1
+            if (inside.mean(axis=1) >= PLAIN_ENOUGH * share).all():
+                return proposed
         wanted = min(wanted, admitted.size)
-        reading = math.ceil(probes / share)
-        proposed = self.candidates(rows, wanted, reading, admitted)
-        while reading < self.lists and (short := np.flatnonzero((proposed < 0).any(axis=1))).size:
-            reading *= WIDENING
-            proposed[short] = self.candidates(rows[short], wanted, reading, admitted)
+        proposed = self._sought(rows, wanted, math.ceil(probes / share), admitted)
         if wanted * share >= EXPECTED:
-            unfiltered = self.candidates(rows, wanted, probes)
-            inside = np.isin(unfiltered, admitted, kind="table" if self.covered < 1 << 26 else None)
+            inside = _among(self.candidates(rows, wanted, probes), admitted)
             proposed[inside.mean(axis=1) < share / SHUT_OUT] = -1
         return proposed
 
+    def _sought(self, rows: Floats, wanted: int, probes: int, admitted: Slots) -> Slots:
+        """Candidates (q, wanted) of the admitted alone, from more lists for those queries that lack some."""
+        proposed = self.candidates(rows, wanted, probes, admitted)
+        while probes < self.lists and (short := np.flatnonzero((proposed < 0).any(axis=1))).size:
+            probes *= WIDENING
+            proposed[short] = self.candidates(rows[short], wanted, probes, admitted)
+        return proposed
+
+
+def _among(slots: Slots, admitted: Slots) -> npt.NDArray[np.bool_]:
+    """Which of `slots` (any shape, −1 for none) are among the ascending `admitted`, of which there is one."""
+    places = np.minimum(np.searchsorted(admitted, slots), admitted.size - 1)
+    found: npt.NDArray[np.bool_] = admitted[places] == slots
+    return found
+
 
 def build(
-    vectors: Vectors, params: IvfPqParams | None = None, *, seed: int = 0, progress: Progress | None = None
+    vectors: Vectors,
+    params: IvfPqParams | None = None,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+    on_disk: OnDisk | None = None,
 ) -> IvfPq:
     """Train on a random sample of `vectors` (n, d) and add them all.
 
     The sample is random, not the first rows: those are one holiday, one folder. Peak memory beyond the index
     (`code_bytes` + 8 a row, twice that while 4-bit codes are packed) is the sample, `lists` ×
-    `sample_per_list` rows of float32 and as many of the width kept.
+    `sample_per_list` rows of float32 and as many of the width kept. With `on_disk` only so many rows of the
+    lists are in memory at once; they end up in a file of that folder, mapped, which `save` copies.
 
     Raises:
-        UsageError: fewer than `MIN_ROWS` rows, or parameters that do not fit.
+        UsageError: fewer than `MIN_ROWS` rows, or parameters that do not fit; 4-bit codes on the disk.
+        StorageError: the disk of `on_disk` is full or fails.
     """
     vectors = slot_matrix(vectors)
     n, dim = vectors.shape
@@ -180,20 +216,36 @@ def build(
             f"An index needs at least {MIN_ROWS} vectors, and there are {n}: exact search answers at once."
         )
     params = (params or IvfPqParams()).resolved(n, dim)
+    if on_disk is not None and params.bits != 8:
+        raise UsageError("Lists on the disk hold codes of 8 bits a part.")
     report = progress or (lambda stage, done, total: None)
     rotation, lists, ivf = trained(vectors, params, seed, report)
-    for start in range(0, n, ROWS_PER_ADD):
-        stop = min(start + ROWS_PER_ADD, n)
-        rows = rotation.apply(vectors[start:stop].astype(np.float32))
-        put(ivf, rows, np.arange(start, stop, dtype=np.int64), lists.nearest(rows))
-        report("add", stop, n)
-    if params.bits == 4:
-        ivf = packed(ivf)
-    engine = faiss().IndexPreTransform(rotation, ivf)
-    engine.is_trained = True
+    with ExitStack() as held:
+        runs = None if on_disk is None else held.enter_context(Runs(on_disk, ivf))
+        for start in range(0, n, ROWS_PER_ADD):
+            stop = min(start + ROWS_PER_ADD, n)
+            rows = rotation.apply(vectors[start:stop].astype(np.float32))
+            put(ivf, rows, np.arange(start, stop, dtype=np.int64), lists.nearest(rows))
+            if runs is not None:
+                runs.have_grown()
+            report("add", stop, n)
+        file = None if runs is None else runs.merged(rotation)
+    index = IvfPq(_engine(rotation, ivf, params, file), params, seed, n, time.time(), file=file)
     assert params.lists is not None
-    balance = imbalance(engine)
-    return IvfPq(engine, params, seed, n, time.time(), untuned(params.lists), trained_on=n, imbalance=balance)
+    index.effort, index.trained_on = untuned(params.lists), n
+    index.imbalance, index.mapped = imbalance(index.engine), file is not None
+    if file is not None:
+        weakref.finalize(index, file.close)
+    return index
+
+
+def _engine(rotation: Any, ivf: Any, params: IvfPqParams, file: IO[bytes] | None) -> Any:
+    """What searches: the lists of `file`, else those of `ivf`."""
+    if file is not None:
+        return mapped(file)
+    engine = faiss().IndexPreTransform(rotation, packed(ivf) if params.bits == 4 else ivf)
+    engine.is_trained = True
+    return engine
 
 
 def extend(index: IvfPq, vectors: Vectors, *, progress: Progress | None = None) -> None:

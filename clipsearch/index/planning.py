@@ -43,7 +43,7 @@ BLOCK = 32
 HALVINGS = 2
 """How often the longest code is halved for a budget's sake: 64, 32, 16 bytes at 512 dimensions."""
 BUILDING = 10**9
-"""Bytes that the sample which an index learns from may always take, however small the budget is."""
+"""Bytes that learning and a run of lists on their way to the disk may take, however small the budget is."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class IndexPlan:
     """An index for `vectors` vectors of width `dim` within `budget` bytes, and why it is this one.
 
     `memory` is what answering needs of memory, `disk` the size of the index file, `building` the most memory
-    that building takes, all in bytes. `params` is None for exact search. `mapped` lists stay on the disk.
+    that building takes, all in bytes. `params` is None for exact search. `mapped` lists stay on the disk,
+    and while they are built `run_rows` rows of them are in memory.
     """
 
     kind: Literal["exact", "ivf-pq"]
@@ -64,6 +65,7 @@ class IndexPlan:
     reason: str
     params: IvfPqParams | None = None
     mapped: bool = False
+    run_rows: int = 0
 
     @property
     def name(self) -> str:
@@ -99,8 +101,13 @@ def plan_index(vectors: int, dim: int, budget: int | None = None, *, wanted: boo
     why = _reason(length, codes, params.graph, bool(fitting))
     memory = disk if fitting else fixed
     sample = min(vectors, max(lists * ROWS_A_LIST, SAMPLE)) * 4 * (dim + width)
-    building = max(sample, 2 * disk if bits == 4 else disk) + fixed
-    return IndexPlan("ivf-pq", vectors, dim, budget, memory, disk, building, why, params, mapped=not fitting)
+    # In memory: codes before and after they are packed. On the disk: a run whose lists grow by doubling.
+    run = 0 if fitting else min(vectors, max(budget, BUILDING) // (2 * (length + ID_BYTES)))
+    listed = (2 * disk if bits == 4 else disk) if fitting else 2 * run * (length + ID_BYTES)
+    building = max(sample, listed) + fixed
+    return IndexPlan(
+        "ivf-pq", vectors, dim, budget, memory, disk, building, why, params, not fitting, run_rows=run
+    )
 
 
 def default_budget() -> int:

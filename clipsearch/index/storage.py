@@ -24,6 +24,7 @@ import numpy as np
 
 from clipsearch import durable
 from clipsearch.errors import StorageError
+from clipsearch.index import runs
 from clipsearch.index.checks import Vectors
 from clipsearch.index.engine import faiss
 from clipsearch.index.ivfpq import KINDS, Effort, IvfPq, inner
@@ -152,7 +153,11 @@ def _write(index: IvfPq, file: BinaryIO) -> tuple[str, int]:
     """Write `index` to `file`; its SHA-256 and size in bytes."""
     lib = faiss()
     sink = _Hashing(file)
-    lib.write_index(index.engine, lib.PyCallbackIOWriter(sink, BLOCK))
+    if index.file is not None:  # lists on the disk would be written as the name of their file
+        for block in runs.blocks(index.file):
+            sink(block)
+    else:
+        lib.write_index(index.engine, lib.PyCallbackIOWriter(sink, BLOCK))
     if sink.error is not None:
         raise sink.error
     file.flush()
@@ -258,7 +263,7 @@ def _read(file: BufferedReader, entry: dict[str, Any]) -> Loaded:
         params = IvfPqParams(**entry["params"])
         effort = {kind: Effort(**entry["effort"][kind]) for kind in KINDS if kind in entry["effort"]}
         mapped = bool(entry.get("mapped"))
-        engine = _mapped(file) if mapped else lib.read_index(lib.PyCallbackIOReader(_reader(file), BLOCK))
+        engine = runs.mapped(file) if mapped else lib.read_index(lib.PyCallbackIOReader(_reader(file), BLOCK))
         ivf = inner(engine)
         found = (
             engine.d,
@@ -284,13 +289,6 @@ def _read(file: BufferedReader, entry: dict[str, Any]) -> Loaded:
     if found != (*stated, entry.get("key")):
         return Loaded(None, "the index is not what its manifest says")
     return Loaded(index, "")
-
-
-def _mapped(file: BufferedReader) -> Any:
-    """The index with its lists where they lie in the file, which stays mapped though it be replaced."""
-    lib = faiss()
-    # By its descriptor: a file published meanwhile under the same name cannot come between.
-    return lib.read_index(f"/dev/fd/{file.fileno()}", lib.IO_FLAG_MMAP | lib.IO_FLAG_READ_ONLY)
 
 
 def _reader(file: BufferedReader) -> Callable[[int], bytes]:

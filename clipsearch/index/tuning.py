@@ -17,7 +17,7 @@ from clipsearch.errors import UsageError
 from clipsearch.index.checks import Floats, Vectors, positive_k, unit_queries
 from clipsearch.index.exact import ExactSearch
 from clipsearch.index.ivfpq import KINDS, Effort, IvfPq, Kind
-from clipsearch.index.ordering import SCORE_TOLERANCE, score_rows
+from clipsearch.index.ordering import SCORE_TOLERANCE, near_scores
 
 SPREADS = (4, 8, 16, 32, 64, 128)
 RETRIES = 2
@@ -54,28 +54,11 @@ def tune(
         UsageError: no or unusable queries, an unknown kind, a target outside (0, 1].
         ModelMismatch: queries of another width.
     """
-    if kind not in KINDS:
-        raise UsageError(f"a query is of kind text or image, not {kind!r}")
-    if not 0 < target_recall <= 1:
-        raise UsageError(f"the recall to reach must lie in (0, 1], not {target_recall}")
+    _check(kind, target_recall)
     rows = unit_queries(queries, index.dim)
     if len(rows) == 0:
         raise UsageError("tuning needs at least one query")
-    k = min(positive_k(k), index.covered)
-    covered = vectors[: index.covered]
-    kth = ExactSearch(covered).search(rows, k)[0][:, -1]
-    options = [
-        Effort(probes, spread, recall)
-        for probes in probe_grid(index.lists)
-        for spread, recall in _recalls(index, covered, rows, k, kth, probes).items()
-    ]
-    good = [option for option in options if option.recall is not None and option.recall >= target_recall]
-    per_list = index.covered / index.lists
-    rerank = RERANK_COST[index.params.bits or 8]
-    if good:
-        chosen = min(good, key=lambda e: e.probes * per_list + rerank * k * e.spread)
-    else:
-        chosen = max(options, key=lambda e: e.recall or 0.0)
+    chosen = _Trials(index, vectors, rows, k).cheapest(target_recall)
     index.effort[kind] = chosen
     return chosen
 
@@ -95,14 +78,15 @@ def tune_and_measure(
     short of the target by more than chance would have them, the next costlier efforts are tried. Arguments
     and errors as `tune`; fewer than two queries are an error too.
     """
+    _check(kind, target_recall)
     rows = unit_queries(queries, index.dim)
     if len(rows) < 2:
         raise UsageError("tuning and measuring need two queries at least")
-    held = rows[1::2]
+    trials, held = _Trials(index, vectors, rows[::2], k), rows[1::2]
     exact = ExactSearch(vectors[: index.covered]).search(held, min(positive_k(k), index.covered))
     wanted = target_recall
     for _ in range(RETRIES + 1):
-        chosen = tune(index, vectors, rows[::2], kind, target_recall=min(1.0, wanted), k=k)
+        chosen = trials.cheapest(min(1.0, wanted))
         recall, times = asked(index, vectors, held, exact[0][:, -1], exact[0].shape[1], chosen)
         measured = replace(chosen, recall=recall, latency_ms=round(float(np.median(times)), 3))
         index.effort[kind] = measured
@@ -134,16 +118,50 @@ def probe_grid(lists: int) -> list[int]:
     return sorted({step for step in steps if 1 <= step < lists} | {lists})
 
 
-def _recalls(
-    index: IvfPq, vectors: Vectors, rows: Floats, k: int, kth: Floats, probes: int
-) -> dict[int, float]:
-    """Recall for each spread at `probes`: candidates come best first, so a smaller spread is a prefix."""
-    proposed = index.candidates(rows, k * SPREADS[-1], probes)
-    hits = np.zeros(proposed.shape, dtype=bool)
-    for i, slots in enumerate(proposed):
-        there = np.flatnonzero(slots >= 0)
-        hits[i, there] = score_rows(vectors, slots[there], rows[i]) >= kth[i] - SCORE_TOLERANCE
-    return {
-        spread: round(float(np.minimum(hits[:, : k * spread].sum(axis=1), k).mean() / k), 4)
-        for spread in SPREADS
-    }
+def _check(kind: Kind, target_recall: float) -> None:
+    if kind not in KINDS:
+        raise UsageError(f"a query is of kind text or image, not {kind!r}")
+    if not 0 < target_recall <= 1:
+        raise UsageError(f"the recall to reach must lie in (0, 1], not {target_recall}")
+
+
+class _Trials:
+    """Efforts of `index` and the recall@k of each on unit `rows` (q, d), tried when they are needed."""
+
+    def __init__(self, index: IvfPq, vectors: Vectors, rows: Floats, k: int) -> None:
+        self.index, self.vectors, self.rows = index, vectors[: index.covered], rows
+        self.k = min(positive_k(k), index.covered)
+        self.kth = ExactSearch(self.vectors).search(rows, self.k)[0][:, -1]
+        self._tried: dict[int, list[Effort]] = {}
+
+    def cheapest(self, target: float) -> Effort:
+        """The effort of least cost that reaches `target`; where none does, the one of highest recall."""
+        found: Effort | None = None
+        for probes in probe_grid(self.index.lists):
+            if found is not None and self._cost(Effort(probes, SPREADS[0])) >= self._cost(found):
+                return found  # more lists only cost more
+            good = [each for each in self._at(probes) if each.recall is not None and each.recall >= target]
+            found = min([*good, *([found] if found else [])], key=self._cost, default=None)
+        everything = [each for tried in self._tried.values() for each in tried]
+        return found or max(everything, key=lambda each: each.recall or 0.0)
+
+    def _cost(self, effort: Effort) -> float:
+        """In codes that are compared."""
+        per_list = self.index.covered / self.index.lists
+        return effort.probes * per_list + RERANK_COST[self.index.params.bits or 8] * self.k * effort.spread
+
+    def _at(self, probes: int) -> list[Effort]:
+        """Each spread at `probes`: candidates come best first, so a smaller spread is a prefix."""
+        if probes not in self._tried:
+            proposed = self.index.candidates(self.rows, self.k * SPREADS[-1], probes)
+            hits = np.zeros(proposed.shape, dtype=bool)
+            for i, slots in enumerate(proposed):
+                there = np.flatnonzero(slots >= 0)
+                scores = near_scores(self.vectors, slots[there], self.rows[i])
+                hits[i, there] = scores >= self.kth[i] - 2 * SCORE_TOLERANCE
+            efforts = []
+            for spread in SPREADS:
+                recall = np.minimum(hits[:, : self.k * spread].sum(axis=1), self.k).mean() / self.k
+                efforts.append(Effort(probes, spread, round(float(recall), 4)))
+            self._tried[probes] = efforts
+        return self._tried[probes]

@@ -24,7 +24,7 @@ from clipsearch.errors import (
     StorageError,
 )
 from clipsearch.folder import Batch, LibraryFolder
-from clipsearch.store import FoundFile, NewImage, migrations
+from clipsearch.store import FoundFile, NewImage, SlotFilter, migrations
 from clipsearch.vectors import VectorError
 
 DIM = 8
@@ -122,6 +122,31 @@ def test_what_was_committed_is_there(folder):
         assert snapshot.space.slots == 3
         assert snapshot.generation == folder.generation() == 3
     assert folder.check().is_good
+
+
+def test_what_is_visible_is_read_once_a_state(folder, monkeypatch):
+    from clipsearch.store.search import Search
+
+    space, read, asked = fill(folder), Search.visible_slots, []
+    monkeypatch.setattr(Search, "visible_slots", lambda *args: asked.append(args) or read(*args))
+
+    def seen():
+        with folder.snapshot() as snapshot:
+            return snapshot.visible.tolist(), snapshot.slots_where(SlotFilter()).tolist()
+
+    assert seen() == seen() == ([0, 1, 2], [0, 1, 2])
+    assert len(asked) == 1
+    with folder.writer() as writer:
+        with writer.reading() as catalog:
+            known = catalog.files.known(1)
+        writer.commit(Batch(missing=[known[b"/p/b"].file_id]))
+    assert seen() == ([0, 2], [0, 2])
+    with folder.writer() as writer:
+        writer.commit(batch("d", space))
+    assert seen() == ([0, 2, 3], [0, 2, 3])
+    assert len(asked) == 3
+    with folder.snapshot() as snapshot, pytest.raises(ValueError, match="read-only"):
+        snapshot.visible[0] = 1
 
 
 def test_a_snapshot_stays_while_a_writer_goes_on(folder):

@@ -1,8 +1,16 @@
-"""The index of a library through its life: built, extended, rebuilt, replanned; it answers all the while."""
+"""The index of a library through its life: built, extended, rebuilt, replanned; it answers all the while.
+
+`CLIPSEARCH_GROWTH=300000` grows one to that size, with the limits that libraries have; `-s` shows each step.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
+import time
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 import pytest
@@ -10,27 +18,28 @@ import pytest
 from clipsearch import library_index
 from clipsearch.errors import LibraryEmpty, UsageError
 from clipsearch.folder import Batch, LibraryFolder
-from clipsearch.index import ExactSearch, planning
+from clipsearch.index import EXACT_LIMIT, ExactSearch, planning
 from clipsearch.library_index import LibraryIndex, tuning_queries
 from clipsearch.metadata import PhotoMetadata
 from clipsearch.store import FoundFile, NewImage
 from clipsearch_indexer.scan import FileStat
 from tests.clipsearch.index.conftest import Gap
 
-DIM, STEP, STEPS = 32, 120, 30
+DIM, STEPS = 32, 30
+GROWTH = int(os.environ.get("CLIPSEARCH_GROWTH", "0"))
 
 
 class Growing:
     """A library that is given vectors without photos, and loses some of them."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, dim: int = DIM, topics: int = 60) -> None:
         self.folder = LibraryFolder.create(path)
         self.index = LibraryIndex(self.folder)
-        self.gap = Gap(DIM, seed=1)
+        self.gap = Gap(dim, seed=1, topics=topics)
         self.random = np.random.default_rng(2)
         self.added = 0
         with self.folder.writer() as writer:
-            self.space = writer.ensure_space("f" * 16, "model", "/model", DIM)
+            self.space = writer.ensure_space("f" * 16, "model", "/model", dim)
             with writer.changing() as catalog:
                 self.root = catalog.roots.add(b"/photos", "0")
 
@@ -58,19 +67,75 @@ class Growing:
             writer.commit(Batch(missing=gone))
             writer.prune()
 
-    def recall(self) -> dict[str, float]:
-        """Of fresh queries of each kind, against exact search of what is visible."""
+    def recall(self, count: int = 20) -> dict[str, float]:
+        """Of `count` fresh queries of each kind, against exact search of what is visible."""
         with self.folder.snapshot() as photos:
             searcher, allowed = self.index.searcher(photos), photos.visible
             exact = ExactSearch(photos.vectors)
             found = {}
-            for kind, queries in (("text", self.gap.texts(20)), ("image", self.gap.images(20))):
+            for kind, queries in (("text", self.gap.texts(count)), ("image", self.gap.images(count))):
                 least = exact.search(queries, 10, allowed)[0][:, 9:]
                 scores, slots = searcher.search(queries, 10, kind=kind, allowed=allowed)
-                assert scores.shape == (20, 10)
+                assert scores.shape == (count, 10)
                 assert np.isin(slots, allowed).all()
                 found[kind] = float((scores >= least - 1e-5).mean())
             return found
+
+
+class Asker:
+    """One who searches on and on, as another process would, while the library changes."""
+
+    def __init__(self, library: Growing) -> None:
+        self.path, self.queries = library.folder.path, library.gap.texts(200)
+        self.answers, self.slowest = 0, 0.0
+        self.failure: BaseException | None = None
+        self._answered = threading.Condition()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        try:
+            with LibraryFolder.open(self.path) as folder:
+                index = LibraryIndex(folder)
+                while not self._ended.is_set():
+                    started = time.perf_counter()
+                    self._ask(folder, index)
+                    self.slowest = max(self.slowest, time.perf_counter() - started)
+                    with self._answered:
+                        self.answers += 1
+                        self._answered.notify()
+                    self._ended.wait(0.02)  # leave the others their share
+        except BaseException as error:
+            self.failure = error
+
+    def _ask(self, folder: LibraryFolder, index: LibraryIndex) -> None:
+        query = self.queries[self.answers % len(self.queries)]
+        with folder.snapshot() as photos:
+            allowed = photos.visible
+            scores, slots = index.searcher(photos).search(query, 10, kind="text", allowed=allowed)
+            assert slots.shape == (1, min(10, allowed.size))
+            assert np.isin(slots, allowed).all()
+            np.testing.assert_allclose(scores[0], photos.vectors[slots[0]] @ query, atol=1e-3)
+
+    def wait_for_an_answer(self) -> None:
+        """Until one more question, asked from now on, was answered."""
+        with self._answered:
+            before = self.answers
+            assert self._answered.wait_for(lambda: self.answers > before + 1 or self.failure, timeout=120)
+        if self.failure is not None:
+            raise self.failure
+
+    def __enter__(self) -> Asker:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        if kind is None and self.failure is not None:
+            raise self.failure
 
 
 @pytest.fixture
@@ -85,23 +150,55 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_library_that_grows_and_shrinks_is_found_at_every_step(tmp_path: Path, small: None) -> None:
     library = Growing(tmp_path / "library")
     seen: list[tuple[int, int]] = []
-    for step in range(STEPS):
-        library.add(STEP)
-        if step % 3 == 2:
-            library.lose(0.05)
-        library.index.keep(library.encode_text, None, None)
-        with library.folder.snapshot() as photos:
-            index = library.index.searcher(photos).index
-            slots = photos.space.slots
-        if slots > 600:
-            assert index is not None
-            assert slots - index.covered <= 300
-            seen.append((index.trained_on, index.covered))
-        for kind, recall in library.recall().items():
-            assert recall >= 0.9, (step, kind, recall)
+    library.add(120)
+    with Asker(library) as asker:
+        for step in range(STEPS):
+            if step:
+                library.add(120)
+            if step % 3 == 2:
+                library.lose(0.05)
+            library.index.keep(library.encode_text, None, None)
+            asker.wait_for_an_answer()
+            with library.folder.snapshot() as photos:
+                index = library.index.searcher(photos).index
+                slots = photos.space.slots
+            if slots > 600:
+                assert index is not None
+                assert slots - index.covered <= 300
+                seen.append((index.trained_on, index.covered))
+            for kind, recall in library.recall().items():
+                assert recall >= 0.9, (step, kind, recall)
     learnt = [trained for trained, _ in seen]
     assert len(set(learnt)) == 2, "it was learnt anew once it had grown to four times what it was learnt of"
     assert len({covered for _, covered in seen}) > 4, "and extended in between"
+
+
+@pytest.mark.skipif(not GROWTH, reason="takes minutes: CLIPSEARCH_GROWTH=300000")
+def test_a_library_grows_to_full_size(tmp_path: Path) -> None:
+    library = Growing(tmp_path / "library", dim=512, topics=GROWTH // 50)
+    library.add(GROWTH // STEPS)
+    heads = ("slots", "covered", "text", "image", "keep s", "answers", "slowest")
+    sys.stdout.write("\n" + "".join(f"{head:>9}" for head in heads) + "\n")
+    with Asker(library) as asker:
+        for step in range(STEPS):
+            if step:
+                library.add(GROWTH // STEPS)
+            if step % 3 == 2:
+                library.lose(0.05)
+            asker.answers, asker.slowest, started = 0, 0.0, time.perf_counter()
+            library.index.keep(library.encode_text, None, None)
+            kept = time.perf_counter() - started
+            asker.wait_for_an_answer()
+            answers, slowest = asker.answers, asker.slowest
+            with library.folder.snapshot() as photos:
+                index, slots = library.index.searcher(photos).index, photos.space.slots
+            covered = index.covered if index else 0
+            assert slots - covered <= EXACT_LIMIT
+            recall = library.recall(150)
+            shown = "".join(f"{recall[kind]:9.3f}" for kind in ("text", "image"))
+            sys.stdout.write(f"{slots:9,}{covered:9,}{shown}{kept:9.1f}{answers:9}{slowest:9.3f}\n")
+            sys.stdout.flush()
+            assert min(recall.values()) >= 0.93, step
 
 
 def test_another_budget_is_another_index(tmp_path: Path, small: None) -> None:

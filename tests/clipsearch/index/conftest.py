@@ -20,12 +20,12 @@ def unit(rows):
 
 
 class Gap:
-    def __init__(self, dim: int, seed: int) -> None:
+    def __init__(self, dim: int, seed: int, topics: int = 60) -> None:
         self.random = np.random.default_rng(seed)
         self.dim = dim
         self.spectrum = 1 / np.sqrt(np.arange(1, dim + 1))
         self.spectrum[-2:] = 0  # the last two axes carry the modality, the others the content
-        self.centres = unit(self.random.standard_normal((60, dim)) * self.spectrum)
+        self.centres = unit(self.random.standard_normal((topics, dim)) * self.spectrum)
         self.image_axis = np.eye(dim)[-1]
         self.text_axis = 0.27 * np.eye(dim)[-1] + np.sqrt(1 - 0.27**2) * np.eye(dim)[-2]
 

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from clipsearch.errors import ModelMismatch, UsageError
+from clipsearch.index import ivfpq
 from clipsearch.index.exact import ExactSearch
 from clipsearch.index.ivfpq import KINDS, build, inner
+from clipsearch.index.ordering import best, rerank, score_rows
 from clipsearch.index.params import IvfPqParams
 from clipsearch.index.searcher import Searcher
 from clipsearch.index.tuning import probe_grid, tune
@@ -85,6 +87,31 @@ def test_recall_under_a_filter_does_not_fall(world):
         )
         exact = ExactSearch(world.vectors).search(world.fresh[kind], 10, allowed)
         assert recall(found, exact, 10) >= 0.9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_but_a_few_rows_are_searched_like_all(world, kind, monkeypatch):
+    """What a library without some missing photos is: no filter is asked about codes, and recall holds."""
+    monkeypatch.setattr(ivfpq, "selector", None)
+    covered = world.vectors[: world.index.covered]
+    allowed = np.setdiff1d(np.arange(len(covered)), np.arange(0, len(covered), 50))
+    found = Searcher(covered, world.index, exact_limit=0).search(
+        world.fresh[kind], 10, kind=kind, allowed=allowed
+    )
+    assert np.isin(found[1], allowed).all()
+    assert recall(found, ExactSearch(covered).search(world.fresh[kind], 10, allowed), 10) >= 0.9
+
+
+@pytest.mark.parametrize("k", [1, 10, 300])
+def test_a_quick_look_first_changes_no_answer(world, k):
+    vectors = np.concatenate([world.vectors[:2_000]] * 2)  # each score twice: ties are told apart by slot
+    candidates = np.random.default_rng(0).permutation(4_000)
+    for query in world.fresh["text"][:5]:
+        scores, slots = rerank(vectors, candidates, query, k)
+        order = np.arange(4_000)
+        wanted = best(score_rows(vectors, order, query), order, k)
+        np.testing.assert_array_equal(slots, wanted[1])
+        np.testing.assert_array_equal(scores, wanted[0])
 
 
 def test_rows_added_after_the_index_are_found_at_once(world):
@@ -183,6 +210,26 @@ def test_derived_parameters():
 def test_probe_grid():
     assert probe_grid(10) == [1, 2, 3, 4, 6, 8, 10]
     assert probe_grid(1) == [1]
+
+
+def test_tuning_tries_no_effort_that_could_not_be_chosen(world, monkeypatch):
+    """It stops where more lists alone cost more than what was found, and finds what trying all would."""
+    tried = []
+
+    def candidates(self, rows, wanted, probes, admitted=None):
+        tried.append(probes)
+        return propose(self, rows, wanted, probes, admitted)
+
+    propose = ivfpq.IvfPq.candidates
+    monkeypatch.setattr(ivfpq.IvfPq, "candidates", candidates)
+    before = dict(world.index.effort)
+    try:
+        chosen = tune(world.index, world.vectors, world.tuning["image"], "image")
+    finally:
+        world.index.effort = before
+    assert chosen == before["image"]
+    assert max(tried) < world.index.lists
+    assert chosen.probes in tried
 
 
 def test_tuning_says_when_the_target_is_out_of_reach(world):
