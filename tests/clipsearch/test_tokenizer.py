@@ -82,6 +82,16 @@ def test_a_text_too_long_is_cut_and_still_ends(trained: ClipTokenizer) -> None:
     assert fits[-1] == 0
 
 
+def test_of_a_book_the_beginning_is_looked_at(
+    trained: ClipTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at = []
+    monkeypatch.setattr("clipsearch.tokenizer.clean", lambda text: looked_at.append(text) or clean(text))
+    book, page = trained([" " * 200_000 + "a dog runs " * 1_000_000, "a dog runs " * 100])
+    assert (book == page).all()
+    assert max(map(len, looked_at)) <= 100_000
+
+
 @pytest.mark.parametrize("text", ["😀🏳️‍🌈", "日本の猫", "мир", "\ud800", "\x00", "a" * 100_000, "é " * 50_000])
 def test_any_text_becomes_ids(trained: ClipTokenizer, text: str) -> None:
     row = trained([text])[0]
