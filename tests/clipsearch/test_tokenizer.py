@@ -138,6 +138,33 @@ def test_files_that_are_no_tokenizer_are_refused(tmp_path: Path, content: str) -
         ClipTokenizer.load(path, 77)
 
 
+@pytest.mark.parametrize(
+    "step",
+    [{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}, {"type": "Prepend", "prepend": "a"}],
+)
+def test_a_tokenizer_that_makes_texts_longer_is_refused(
+    trained: ClipTokenizer, tmp_path: Path, step: dict[str, object]
+) -> None:
+    trained.save(path := tmp_path / "tokenizer.json")
+    spec = json.loads(path.read_text())
+    spec["normalizer"]["normalizers"] += [{"type": "Sequence", "normalizers": [step] * 40}]
+    path.write_text(json.dumps(spec))
+    with pytest.raises(ModelInvalid, match="normalizer"):
+        ClipTokenizer.load(path, 77)
+
+
+def test_a_pattern_that_searches_for_ever_is_the_model_s_fault(
+    trained: ClipTokenizer, tmp_path: Path
+) -> None:
+    trained.save(path := tmp_path / "tokenizer.json")
+    spec = json.loads(path.read_text())
+    spec["normalizer"] = {"type": "Replace", "pattern": {"Regex": "(a|aa)+$"}, "content": "x"}
+    path.write_text(json.dumps(spec))
+    tokenizer = ClipTokenizer.load(path, 77)
+    with pytest.raises(ModelInvalid, match="tokenizer failed"):
+        tokenizer(["a" * 3000 + "b"])
+
+
 def test_a_tokenizer_without_clip_s_frame_is_refused(trained: ClipTokenizer, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     trained.save(path)
