@@ -32,6 +32,13 @@ WEIGHT_FILES = (
 )
 
 
+_LARGEST_CONFIG = 16 << 20
+_LARGEST_TOKENIZER = 64 << 20
+"""Bytes; the released ones have 2 to 4 million."""
+_LARGEST_INPUT = 1024
+"""Edge in pixels; of what a config says, and no tensor confirms."""
+
+
 def find_weights(folder: Path) -> Path:
     """The weights file of a model folder; a file is its own. Raises ModelNotFound."""
     if folder.is_file():
@@ -83,7 +90,13 @@ def infer_config(tensors: Mapping[str, Array], asked: Mapping[str, Any] | None) 
 def _infer_vision(tensors: Mapping[str, Array], vision_cfg: Mapping[str, Any]) -> VisionConfig:
     if "visual.trunk.conv_stem.weight" in tensors:
         proj = "mlp" if "visual.head.mlp.fc1.weight" in tensors else "linear"
-        return VisionConfig(int(vision_cfg["image_size"]), 0, 0, None, trunk=TRUNK, trunk_proj=proj)
+        size = int(vision_cfg["image_size"])
+        if not 1 <= size <= _LARGEST_INPUT:
+            raise ModelInvalid(
+                f"The model's config asks for pictures of {size} pixels square; "
+                f"clipsearch makes them from 1 to {_LARGEST_INPUT}."
+            )
+        return VisionConfig(size, 0, 0, None, trunk=TRUNK, trunk_proj=proj)
     head_width = int(vision_cfg.get("head_width", 64))
     if "visual.attnpool.positional_embedding" in tensors:
         first, second, third, fourth = (_count(tensors, f"visual.layer{stage}.") for stage in range(1, 5))
@@ -120,6 +133,7 @@ def _count(tensors: Mapping[str, Array], prefix: str) -> int:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises ModelInvalid."""
+    _check_size(path, _LARGEST_CONFIG)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -147,6 +161,7 @@ def tokenizer_of(folder: Path, text: TextConfig) -> ClipTokenizer:
             f"{folder} holds no {TOKENIZER}; put the model's own beside its weights "
             "(for OpenAI's weights, that of any released CLIP repository on the hub)."
         )
+    _check_size(path, _LARGEST_TOKENIZER)
     tokenizer = ClipTokenizer.load(path, text.context_length)
     if tokenizer.vocab_size != text.vocab_size:
         raise ModelInvalid(
@@ -154,6 +169,12 @@ def tokenizer_of(folder: Path, text: TextConfig) -> ClipTokenizer:
             "they do not belong together."
         )
     return tokenizer
+
+
+def _check_size(path: Path, limit: int) -> None:
+    size = path.stat().st_size
+    if size > limit:
+        raise ModelInvalid(f"{path} has {size:,} bytes; clipsearch reads at most {limit:,} of such a file.")
 
 
 def fingerprint_of(weights: bytes, preprocess: Preprocess, config: ClipConfig) -> str:

@@ -49,6 +49,7 @@ class RuntimeTowers:
     def _image(self) -> ImageTower:
         model = self._model
         try:
-            return ImageTower(model.config, model.tensors, model.preprocess)
+            with np.errstate(all="ignore"):  # what damaged weights bring about is found when it is made
+                return ImageTower(model.config, model.tensors, model.preprocess)
         except ValueError as error:
             raise ModelInvalid(f"The weights of {model.folder} are damaged: {error}.") from error

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,15 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
+_MOST_CHARACTERS = 100_000
+_TOKEN_CHARACTERS = 128
+"""No token of a released vocabulary is as long."""
+
+
+_STEPS = frozenset({"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "StripAccents"})
+"""Normalizers that a tokenizer may have, beside replacing by one character."""
+
+
 def clean(text: str) -> str:
     """Mend encoding errors and HTML entities; white space runs become one space."""
     if not (text.isascii() and text.isprintable()):
@@ -32,6 +43,17 @@ def clean(text: str) -> str:
     if "&" in text:
         text = html.unescape(html.unescape(text))
     return " ".join(text.split())
+
+
+@contextmanager
+def _as_invalid() -> Iterator[None]:
+    """Turn a panic of the Rust library, as for a pattern that would search for ever, into ModelInvalid."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # it has no other name, and is no Exception
+            raise
+        raise ModelInvalid(f"The model's tokenizer failed: {error}.") from error
 
 
 class ClipTokenizer:
@@ -45,7 +67,8 @@ class ClipTokenizer:
             # The towers read the embedding at the highest id, so the end of text must be it.
             raise ModelInvalid(f"The tokenizer's last token is not {END}: it is not a CLIP tokenizer.")
         self.end = int(end)
-        framed = tokenizer.encode("a").ids
+        with _as_invalid():
+            framed = tokenizer.encode("a").ids
         if framed[0] != tokenizer.token_to_id(START) or framed[-1] != end:
             raise ModelInvalid(f"The tokenizer does not put {START} and {END} around a text.")
 
@@ -59,6 +82,8 @@ class ClipTokenizer:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the Rust library raises bare Exception
             raise ModelInvalid(f"{path} cannot be read as a tokenizer: {error}") from error
+        if tokenizer.normalizer is not None:
+            _check_normalizer(json.loads(tokenizer.normalizer.__getstate__()), path)
         # Files of the hub may ask for padding or truncation of their own.
         tokenizer.no_padding()
         tokenizer.no_truncation()
@@ -70,9 +95,16 @@ class ClipTokenizer:
         return int(self._tokenizer.get_vocab_size())
 
     def __call__(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Texts -> int64 (N, context_length); a text too long is cut and still ends with the end token."""
+        """Texts -> int64 (N, context_length); a text too long is cut and still ends with the end token.
+
+        Of a book only the beginning is looked at: to mend and split all of it takes minutes for nothing.
+        """
         ids = np.zeros((len(texts), self.context_length), dtype=np.int64)
-        for row, encoding in enumerate(self._tokenizer.encode_batch([clean(text) for text in texts])):
+        seen = self.context_length * _TOKEN_CHARACTERS
+        begun = [clean(text.lstrip()[:_MOST_CHARACTERS])[:seen] for text in texts]
+        with _as_invalid():
+            encodings = self._tokenizer.encode_batch(begun)
+        for row, encoding in enumerate(encodings):
             tokens = encoding.ids[: self.context_length]
             ids[row, : len(tokens)] = tokens
             if len(encoding.ids) > self.context_length:
@@ -107,6 +139,16 @@ class ClipTokenizer:
         )
         tokenizer.train_from_iterator((clean(text) for text in texts), trainer)
         return cls(_with_specials(tokenizer), context_length)
+
+
+def _check_normalizer(step: dict[str, Any], path: Path) -> None:
+    """Raise ModelInvalid for a step that can make a text longer: a dozen of them fill any memory."""
+    kind = step.get("type")
+    if kind == "Sequence":
+        for part in step["normalizers"]:
+            _check_normalizer(part, path)
+    elif kind not in _STEPS and not (kind == "Replace" and len(step["content"]) <= 1):
+        raise ModelInvalid(f"{path} asks for the normalizer {kind}, which is not one of CLIP's.")
 
 
 def _with_specials(tokenizer: Tokenizer) -> Tokenizer:

@@ -188,7 +188,7 @@ class LibraryFolder:
         Keep it for one answer, not for a session: the catalog's log grows behind an open one. Raises
         LibraryEmpty before anything was indexed, LibraryDamaged, StorageError.
         """
-        for last in (False, True):
+        for look in range(_LOOKS):
             with self._reader.reading() as catalog:
                 generation = catalog.generation()
                 fresh = generation != self._verified
@@ -204,7 +204,7 @@ class LibraryFolder:
                     check_vectors(self.layout, seal, space, vectors)
                 except LibraryDamaged:
                     # A compaction may have replaced the file between the two readings: look once more.
-                    if last:
+                    if look == _LOOKS - 1:
                         raise
                     continue
                 self._verified = generation
@@ -256,11 +256,17 @@ class LibraryFolder:
         `photos` reads every photo again and compares it with its hash; `report` is told a stage, done and
         total. Raises LibraryDamaged for a catalog that cannot be read at all, StorageError.
         """
-        for _ in range(_LOOKS):
+        for look in range(_LOOKS):
             noted = last_generation(self.layout)  # before the catalog is: a writer may go on meanwhile
             with self._store.reading() as catalog:
                 generation = catalog.generation()
-                health = examine(self.layout, catalog, noted, deep=deep)
+                try:
+                    health = examine(self.layout, catalog, noted, deep=deep)
+                except LibraryDamaged:
+                    # A compaction may have taken the vectors away between two looks at their file.
+                    if look == _LOOKS - 1 or self.generation() == generation:
+                        raise
+                    continue
                 stored = catalog.files.stored() if photos else []
             if health.is_good or self.generation() == generation:
                 break

@@ -23,6 +23,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -31,9 +32,16 @@ from clipsearch.errors import UsageError
 Kind = Literal["text", "image"]
 IsImage = Callable[[str], bool]
 
+MOST_TERMS = 100
+MOST_CHARACTERS = 100_000
+"""Of a line; beyond what anybody types, and before what takes long to read."""
+
+_SHOWN = 60
+"""Characters before and behind a mistake that are shown with it."""
+
 _OPERATOR = re.compile(r"(?<!\S)[+-](?!\S)")
 _WEIGHT = re.compile(
-    r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf|infinity)):(?=\s*[^\s\d])", re.I
+    r"([+-]?(?:\d++\.?\d*+|\.\d++)(?:e[+-]?\d++)?|[+-]?(?:nan|inf|infinity)):(?=\s*[^\s\d])", re.I
 )
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.S)
 _MIDDLE_QUOTED = re.compile(r'(?<=\s)"[^"]*"')
@@ -86,6 +94,8 @@ class Query:
     def __post_init__(self) -> None:
         if not self.terms:
             raise UsageError("the query is empty; say what to look for, as in: a dog on a beach")
+        if len(self.terms) > MOST_TERMS:
+            raise UsageError(f"a query is a sum of at most {MOST_TERMS} terms")
 
     @classmethod
     def text(cls, words: str) -> Query:
@@ -108,9 +118,13 @@ class Query:
 
         Raises:
             UsageError: an empty query, an operator without a term, a quote that never closes, a weight of
-                zero or infinity, or an unquoted path of a picture that is not there.
+                zero or infinity, an unquoted path of a picture that is not there, or more than `MOST_TERMS`
+                terms or `MOST_CHARACTERS` characters.
         """
-        return cls(tuple(_term(text, piece, is_image) for piece in _pieces(text)))
+        if len(text) > MOST_CHARACTERS:
+            raise UsageError(f"a query has at most {MOST_CHARACTERS:,} characters, not {len(text):,}")
+        pieces = islice(_pieces(text), MOST_TERMS + 1)
+        return cls(tuple(_term(text, piece, is_image) for piece in pieces))
 
     def __add__(self, other: Query) -> Query:
         return Query(self.terms + other.terms) if isinstance(other, Query) else NotImplemented
@@ -204,8 +218,9 @@ def _term(line: str, piece: _Piece, is_image: IsImage) -> Term:
 
 def _hint(line: str, position: int, problem: str) -> str:
     """`problem` with the line and a caret under the character at `position`."""
-    shown = line.replace("\n", " ").replace("\t", " ")
-    return f"{problem}:\n  {shown}\n  {' ' * max(0, position)}^"
+    start = max(0, position - _SHOWN)
+    shown = line[start : position + _SHOWN].replace("\n", " ").replace("\t", " ")
+    return f"{problem}:\n  {shown}\n  {' ' * max(0, position - start)}^"
 
 
 def is_image_path(value: str) -> bool:

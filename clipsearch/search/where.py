@@ -10,6 +10,9 @@ from datetime import date, datetime, timedelta
 from clipsearch.errors import UsageError
 from clipsearch.store.rows import SlotFilter
 
+MOST_FOLDERS = 200
+"""SQLite refuses a condition of a thousand parts."""
+
 _DATE = re.compile(r"(\d{4})(?:-(\d{1,2})(?:-(\d{1,2})(?:[T ](\d{2}:\d{2}(?::\d{2})?))?)?)?", re.ASCII)
 
 
@@ -31,7 +34,7 @@ class Where:
 
     Raises:
         UsageError: a field that nothing can fulfil: a period that ends before it begins, a box outside the
-            globe, a score that is no cosine, a time with a zone.
+            globe, a score that is no cosine, a time with a zone, more than `MOST_FOLDERS` folders.
     """
 
     under: tuple[bytes, ...] = ()
@@ -45,6 +48,8 @@ class Where:
     text: str | None = None
 
     def __post_init__(self) -> None:
+        if len(self.under) > MOST_FOLDERS:
+            raise UsageError(f"a search is in at most {MOST_FOLDERS} folders, not {len(self.under):,}")
         for path in self.under:
             if not path.startswith(b"/"):
                 raise UsageError(f"a folder to search in must be an absolute path, not {path!r}")

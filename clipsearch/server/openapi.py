@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from clipsearch import __version__
-from clipsearch.server.questions import MOST_HITS, MOST_TERMS
+from clipsearch.search.query import MOST_TERMS
+from clipsearch.server.questions import MOST_HITS
 
 Schema = dict[str, Any]
 

@@ -14,10 +14,10 @@ from starlette.datastructures import QueryParams
 from clipsearch.errors import UsageError
 from clipsearch.paths import from_json
 from clipsearch.search import Query, Term, Where, parse_date
+from clipsearch.search.query import MOST_TERMS
 
 MOST_HITS = 10_000
 """Of one page."""
-MOST_TERMS = 100
 
 _FILTERS = frozenset({"n", "page", "under", "after", "before", "min_score"})
 
@@ -68,7 +68,7 @@ def from_address(params: QueryParams) -> Page:
             try:
                 fields[name] = number(fields[name])
             except ValueError:
-                raise UsageError(f'"{name}" is a number, not {fields[name]!r}.') from None
+                raise UsageError(f'"{name}" is a number, not {fields[name][:40]!r}.') from None
     return _page({**fields, "under": params.getlist("under")})
 
 

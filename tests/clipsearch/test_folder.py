@@ -25,7 +25,7 @@ from clipsearch.errors import (
 )
 from clipsearch.folder import Batch, LibraryFolder
 from clipsearch.store import FoundFile, NewImage, SlotFilter, migrations
-from clipsearch.vectors import VectorError
+from clipsearch.vectors import VectorError, VectorFile
 
 DIM = 8
 
@@ -167,6 +167,27 @@ def test_a_snapshot_stays_while_a_writer_goes_on(folder):
     with folder.snapshot() as snapshot:
         assert np.allclose(snapshot.vectors, embeddings("bcde"), atol=5e-4)
         assert snapshot.key != old
+
+
+def test_a_compaction_between_two_looks_at_the_vectors_is_no_damage(folder, monkeypatch):
+    space = fill(folder)
+    with folder.writer() as writer:
+        with writer.reading() as catalog:
+            known = catalog.files.known(1)
+        writer.commit(Batch(missing=[known[b"/p/a"].file_id]))
+        writer.prune()
+        measured = VectorFile.rows_on_disk
+
+        def compacted_meanwhile(file):
+            rows = measured(file)
+            monkeypatch.setattr(VectorFile, "rows_on_disk", measured)
+            writer.compact(space.id)
+            return rows
+
+        monkeypatch.setattr(VectorFile, "rows_on_disk", compacted_meanwhile)
+        assert folder.check().is_good
+        assert VectorFile.rows_on_disk is measured
+    assert paths(folder) == [b"/p/b", b"/p/c"]
 
 
 READER = """

@@ -82,6 +82,16 @@ def test_a_text_too_long_is_cut_and_still_ends(trained: ClipTokenizer) -> None:
     assert fits[-1] == 0
 
 
+def test_of_a_book_the_beginning_is_looked_at(
+    trained: ClipTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at = []
+    monkeypatch.setattr("clipsearch.tokenizer.clean", lambda text: looked_at.append(text) or clean(text))
+    book, page = trained([" " * 200_000 + "a dog runs " * 1_000_000, "a dog runs " * 100])
+    assert (book == page).all()
+    assert max(map(len, looked_at)) <= 100_000
+
+
 @pytest.mark.parametrize("text", ["😀🏳️‍🌈", "日本の猫", "мир", "\ud800", "\x00", "a" * 100_000, "é " * 50_000])
 def test_any_text_becomes_ids(trained: ClipTokenizer, text: str) -> None:
     row = trained([text])[0]
@@ -126,6 +136,33 @@ def test_files_that_are_no_tokenizer_are_refused(tmp_path: Path, content: str) -
     path.write_text(content)
     with pytest.raises(ModelInvalid, match=r"tokenizer\.json cannot be read"):
         ClipTokenizer.load(path, 77)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}, {"type": "Prepend", "prepend": "a"}],
+)
+def test_a_tokenizer_that_makes_texts_longer_is_refused(
+    trained: ClipTokenizer, tmp_path: Path, step: dict[str, object]
+) -> None:
+    trained.save(path := tmp_path / "tokenizer.json")
+    spec = json.loads(path.read_text())
+    spec["normalizer"]["normalizers"] += [{"type": "Sequence", "normalizers": [step] * 40}]
+    path.write_text(json.dumps(spec))
+    with pytest.raises(ModelInvalid, match="normalizer"):
+        ClipTokenizer.load(path, 77)
+
+
+def test_a_pattern_that_searches_for_ever_is_the_model_s_fault(
+    trained: ClipTokenizer, tmp_path: Path
+) -> None:
+    trained.save(path := tmp_path / "tokenizer.json")
+    spec = json.loads(path.read_text())
+    spec["normalizer"] = {"type": "Replace", "pattern": {"Regex": "(a|aa)+$"}, "content": "x"}
+    path.write_text(json.dumps(spec))
+    tokenizer = ClipTokenizer.load(path, 77)
+    with pytest.raises(ModelInvalid, match="tokenizer failed"):
+        tokenizer(["a" * 3000 + "b"])
 
 
 def test_a_tokenizer_without_clip_s_frame_is_refused(trained: ClipTokenizer, tmp_path: Path) -> None:

@@ -467,3 +467,23 @@ def test_build_needs_no_folder(tokenizer: ClipTokenizer) -> None:
     model = make(tokenizer)
     cfg = {"text_cfg": {"heads": 2}, "vision_cfg": {"head_width": 16}}
     assert same(model, build(model.state_dict(), cfg), tokenizer)
+
+
+@pytest.mark.parametrize("size", [-1, 0, 1025, 10**9])
+def test_a_picture_size_that_no_tensor_confirms_is_bounded(
+    tmp_path: Path, tokenizer: ClipTokenizer, size: int
+) -> None:
+    folder = saved(tmp_path / "trunk", make(tokenizer, "trunk", False), tokenizer)
+    config = json.loads((folder / OPEN_CLIP_CONFIG).read_text())
+    config["model_cfg"]["vision_cfg"]["image_size"] = size
+    (folder / OPEN_CLIP_CONFIG).write_text(json.dumps(config))
+    with pytest.raises(ModelInvalid, match="pixels square"):
+        load_folder(folder)
+
+
+@pytest.mark.parametrize("name", [OPEN_CLIP_CONFIG, "tokenizer.json"])
+def test_a_file_of_a_terabyte_is_not_read(folder: Path, name: str) -> None:
+    with (folder / name).open("r+b") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ModelInvalid, match="reads at most"):
+        load_folder(folder)

@@ -234,7 +234,8 @@ def hostile_bodies():
         {"min_score": "1"}, {"min_score": float("nan")}, {"min_score": 2}, {"path": "/etc/passwd"},
     ):  # fmt: skip
         yield json.dumps({"query": "red", **fields}).encode(), 400
-    for line in ("", "+", '"', "\ud800", "/etc/passwd.png"):
+    yield json.dumps({"query": "red", "under": ["/"] * 201}).encode(), 400
+    for line in ("", "+", '"', "\ud800", "/etc/passwd.png", "red" + " + red" * 100, "red " * 100_000):
         yield json.dumps({"query": line}).encode(), 400
     for term in (
         1, {"text": 1}, {"image": "/etc/passwd"}, {"image": "ü"}, {"text": "a", "weight": 0},
@@ -267,7 +268,9 @@ def test_what_cannot_be_understood_is_refused_with_a_sentence(served):
     for address in ("/search/picture?n=x", "/search/picture?path=/etc", "/search/picture?min_score=nan"):
         served.post(address, io_png(), status=400)
     served.post("/search/picture", b"not a picture", status=422)
-    assert served.post("/search", {"query": "red", "n": 1})["hits"]
+    for name in ("9" * 5000, "9" * 19, "-1", "1e3", "²"):
+        assert served.get(f"/photos/{quote(name)}", status=404)["error"]
+    assert served.post("/search", {"query": "red", "n": 1, "under": ["/"] * 200})["hits"]
 
 
 def test_what_is_too_large_is_not_read(served):

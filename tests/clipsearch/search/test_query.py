@@ -90,6 +90,9 @@ def test_lines_and_their_terms(line, expected):
         ("/not/there.jpg", "no picture"),
         ("./no.PNG + dog", "no picture"),
         ("caf\udce9", "UTF-8"),
+        pytest.param(" + ".join(["dog"] * 101), "at most 100 terms", id="101 terms"),
+        pytest.param(" + ".join(["dog"] * 30_000), "at most 100,000 characters", id="30,000 terms"),
+        pytest.param("9" * 90_000 + ":dog", "weight", id="a weight of 90,000 digits"),
     ],
 )
 def test_lines_that_cannot_be_understood(line, complaint):
@@ -102,6 +105,20 @@ def test_the_caret_stands_under_the_quote():
         parse('horse + "stripes')
     _, line, caret = str(raised.value).split("\n")
     assert line[caret.index("^")] == '"'
+
+
+def test_of_a_long_line_what_is_about_the_mistake_is_shown():
+    with pytest.raises(UsageError) as raised:
+        parse("dog " * 10_000 + '+ "stripes' + " cat" * 10_000)
+    _, line, caret = str(raised.value).split("\n")
+    assert line[caret.index("^")] == '"'
+    assert len(line) < 200
+
+
+def test_a_sum_of_a_hundred_terms_is_the_longest():
+    longest = parse(" + ".join(["dog"] * 100))
+    with pytest.raises(UsageError, match="100 terms"):
+        _ = longest + Query.text("cat")
 
 
 @pytest.mark.parametrize("line", ["horse +", "horse - + grass"])

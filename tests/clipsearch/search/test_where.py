@@ -64,6 +64,7 @@ def test_as_the_catalog_understands_it():
     "fields",
     [
         {"under": (b"relative",)},
+        {"under": (b"/",) * 201},
         {"after": date(2024, 5, 1), "before": date(2024, 5, 1)},
         {"after": datetime(2024, 5, 1, 12), "before": date(2024, 5, 1)},
         {"after": datetime(2024, 5, 1, tzinfo=UTC)},
