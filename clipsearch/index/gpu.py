@@ -2,13 +2,14 @@
 
 Only the comparing with centroids goes there: it is most of the time that building takes. What is kept is an
 index of the CPU throughout, so nothing has to be brought back before it is saved. Where the memory of the
-GPU runs out the CPU goes on, with the same result.
+GPU runs out the CPU goes on; rows then get their lists through the tree of centroids (`clustering`).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -48,10 +49,13 @@ def either(on_gpu: Callable[[], Result], on_cpu: Callable[[], Result]) -> Result
 def moved(flat: Any) -> Any:
     """A copy of a flat CPU index on the first GPU, in single precision as it was."""
     lib = faiss()
-    resources = lib.StandardGpuResources()
-    copy = lib.index_cpu_to_gpu(resources, 0, flat, lib.GpuClonerOptions())
-    copy.referenced_objects = [resources]  # the index must not outlive them
-    return copy
+    return lib.index_cpu_to_gpu(_resources(), 0, flat, lib.GpuClonerOptions())
+
+
+@cache
+def _resources() -> Any:
+    """Streams and scratch memory, taken once: FAISS reserves up to 1.5 GB of the GPU for each of them."""
+    return faiss().StandardGpuResources()
 
 
 class NearestRows:

@@ -24,11 +24,13 @@ def card(monkeypatch):
         moved.append(index.ntotal)
         return faiss.clone_index(index)
 
+    gpu._resources.cache_clear()
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
     monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
     monkeypatch.setattr(faiss, "GpuClonerOptions", object, raising=False)
     monkeypatch.setattr(faiss, "index_cpu_to_gpu", to_gpu, raising=False)
-    return moved
+    yield moved
+    gpu._resources.cache_clear()  # a real GPU wants real ones
 
 
 def written(index):
