@@ -4,10 +4,11 @@
 
 On vectors with CLIP's cosines (`benchmarks/ivfpq.py`). Every way (`benchmarks/index_ways.py`) is tuned for
 text and image queries to a recall@10 of 0.95, by the cheapest setting of its search that reaches it on 100 of
-them (ours on 300), and measured on 300 others, one query at a time, one thread. `pip install hnswlib usearch`
-for those two; ways whose package is missing are left out. "Bytes a vector" is the size of the index's file,
-which is what it holds in memory; the candidates of ours, of IVF-flat and of RaBitQ are scored from the
-half-precision rows on the disk. Building is told in seconds of one processor, so that it may share a machine.
+them (ours as a library tunes: on 300 texts and on 600 rows of its own), and measured on 300 others, one query
+at a time, one thread. `pip install hnswlib usearch` for those two; ways whose package is missing are left
+out. "Bytes a vector" is the size of the index's file, which is what it holds in memory; the candidates of
+ours, of IVF-flat and of RaBitQ are scored from the half-precision rows on the disk. Building is told in
+seconds of one processor, so that it may share a machine.
 
 FOLDER keeps the vectors and every index: a way that was built is not built again, and `--build` only builds.
 """

@@ -19,6 +19,7 @@ from clipsearch.index.ordering import rerank
 from clipsearch.index.planning import plan_index
 from clipsearch.index.storage import load, save
 from clipsearch.index.tuning import probe_grid, tune_and_measure
+from clipsearch.library_index import TUNING_QUERIES
 
 K = 10
 AT_ONCE = 10_000
@@ -54,14 +55,15 @@ class Ours:
     """What `clipsearch index` builds, tuned as it tunes, its candidates scored from the rows on the disk."""
 
     def build(self, vectors: Rows, tuning: dict[str, Rows], told: Progress) -> Any:
-        """The index that is planned for so many rows, tuned for both kinds of query."""
+        """The index that is planned for so many rows; for images it is tuned with rows of its own."""
         index = build(
             vectors,
             plan_index(len(vectors), vectors.shape[1], wanted=True).params,
             progress=lambda stage, done, total: told(done) if stage == "add" else None,
         )
-        for kind, queries in tuning.items():
-            tune_and_measure(index, vectors, queries, kind)  # type: ignore[arg-type]
+        own = np.random.default_rng(0).choice(len(vectors), TUNING_QUERIES, replace=False)
+        tune_and_measure(index, vectors, tuning["text"], "text")
+        tune_and_measure(index, vectors, vectors[own].astype(np.float32), "image", own=own)
         self.vectors = vectors
         return index
 

@@ -6,6 +6,7 @@ Whoever searches goes on with the index that is there until a new one is publish
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from clipsearch.index import (
 )
 from clipsearch.index.curve import Point, curve
 from clipsearch.index.ivfpq import MIN_ROWS, Kind
+from clipsearch.index.truth import NO_ROW
 from clipsearch.prompts import PROMPTS
 
 Report = Callable[[str, int, int], None]
@@ -149,7 +151,10 @@ class LibraryIndex:
                     "`clipsearch index --ann` builds one."
                 )
             asked = tuning_queries(photos, encode_text)
-            return {kind: curve(index, photos.vectors, rows[1::2], kind, k) for kind, rows in asked.items()}
+            return {
+                kind: curve(index, photos.vectors, each.rows[1::2], kind, k, own=each.own[1::2])
+                for kind, each in asked.items()
+            }
 
     def _extended(self, photos: Snapshot, report: Report | None) -> IvfPq | None:
         """The published index with the rows that it lacks; None where it has to be learnt anew."""
@@ -171,12 +176,20 @@ class LibraryIndex:
         ).index
 
     def _tune(self, index: IvfPq, photos: Snapshot, encode_text: EncodeText) -> None:
-        for kind, queries in tuning_queries(photos, encode_text).items():
-            tune_and_measure(index, photos.vectors, queries, kind)
+        for kind, each in tuning_queries(photos, encode_text).items():
+            tune_and_measure(index, photos.vectors, each.rows, kind, own=each.own)
 
 
-def tuning_queries(photos: Snapshot, encode_text: EncodeText) -> dict[Kind, npt.NDArray[np.float32]]:
-    """What an index is tuned and measured with: (n, d) unit rows of texts, and of the library's own images.
+@dataclass(frozen=True)
+class Queries:
+    """Queries to tune with: (n, d) float32 unit rows, and (n,) the slot of the photo that each is, or −1."""
+
+    rows: npt.NDArray[np.float32]
+    own: npt.NDArray[np.int64]
+
+
+def tuning_queries(photos: Snapshot, encode_text: EncodeText) -> dict[Kind, Queries]:
+    """What an index is tuned and measured with: texts, and the library's own images.
 
     Texts are the library's captions where there are many, else a bank of prompts and what captions there are.
     """
@@ -186,6 +199,8 @@ def tuning_queries(photos: Snapshot, encode_text: EncodeText) -> dict[Kind, npt.
         captions = [captions[row] for row in rng.choice(len(captions), TUNING_QUERIES, replace=False)]
     texts = captions if len(captions) >= ENOUGH_CAPTIONS else [*PROMPTS, *captions]
     texts = [texts[row] for row in rng.permutation(len(texts))]
-    slots = np.sort(rng.choice(photos.space.slots, min(TUNING_QUERIES, photos.space.slots), replace=False))
-    images = np.asarray(photos.vectors[rng.permutation(slots)], np.float32)
-    return {"text": encode_text(texts), "image": images}
+    slots = rng.choice(photos.space.slots, min(TUNING_QUERIES, photos.space.slots), replace=False)
+    return {
+        "text": Queries(encode_text(texts), np.full(len(texts), NO_ROW)),
+        "image": Queries(np.asarray(photos.vectors[slots], np.float32), slots),
+    }

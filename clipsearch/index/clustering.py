@@ -10,6 +10,7 @@ neighbours lie in somewhat more of them (the first 256 hold 86% instead of 90%).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from clipsearch.index.checks import Floats, Slots
 from clipsearch.index.engine import faiss
+from clipsearch.index.gpu import NearestRows, either, has_gpu, moved
 
 ROUNDS = 10
 NEAREST_BRANCHES = 4
@@ -91,13 +93,33 @@ def _shares(sizes: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
 
 def _kmeans(rows: Floats, count: int, seed: int) -> Floats:
     """(count, d) unit centroids of (n, d) `rows`."""
-    lib = faiss()
     rows = np.ascontiguousarray(rows)
+    flat = faiss().IndexFlatIP(rows.shape[1])
+    return either(lambda: _trained(rows, count, seed, moved(flat)), lambda: _trained(rows, count, seed, flat))
+
+
+def _trained(rows: Floats, count: int, seed: int, index: Any) -> Floats:
+    """Centroids found with `index`, an empty flat one, which each round fills with the centroids anew."""
+    lib = faiss()
     settings = lib.ClusteringParameters()
     settings.niter, settings.seed, settings.spherical = ROUNDS, seed + 1, True
     settings.min_points_per_centroid = 1  # the sample's size was chosen by the plan: no advice wanted
     settings.max_points_per_centroid = 1 << 30
     work: Any = lib.Clustering(rows.shape[1], count, settings)
-    work.train(rows, lib.IndexFlatIP(rows.shape[1]))
+    work.train(rows, index)
     found: Floats = lib.vector_to_array(work.centroids).reshape(count, rows.shape[1])
     return found
+
+
+def lister(lists: Centroids) -> Callable[[Floats], Slots]:
+    """What gives each of (n, d) rows its list: on the GPU among all centroids, else through the tree."""
+    if not has_gpu():
+        return lists.nearest
+    held: list[NearestRows] = []
+
+    def on_gpu(vectors: Floats) -> Slots:
+        if not held:
+            held.append(NearestRows(lists.rows))
+        return held[0](vectors)
+
+    return lambda vectors: either(lambda: on_gpu(vectors), lambda: lists.nearest(vectors))

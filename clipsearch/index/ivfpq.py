@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from clipsearch.errors import UsageError
 from clipsearch.index.checks import Floats, Slots, Vectors, slot_matrix
+from clipsearch.index.clustering import lister
 from clipsearch.index.engine import faiss
 from clipsearch.index.exact import selector
 from clipsearch.index.learning import Progress, packed, put, trained
@@ -220,12 +221,13 @@ def build(
         raise UsageError("Lists on the disk hold codes of 8 bits a part.")
     report = progress or (lambda stage, done, total: None)
     rotation, lists, ivf = trained(vectors, params, seed, report)
+    list_of = lister(lists)
     with ExitStack() as held:
         runs = None if on_disk is None else held.enter_context(Runs(on_disk, ivf))
         for start in range(0, n, ROWS_PER_ADD):
             stop = min(start + ROWS_PER_ADD, n)
             rows = rotation.apply(vectors[start:stop].astype(np.float32))
-            put(ivf, rows, np.arange(start, stop, dtype=np.int64), lists.nearest(rows))
+            put(ivf, rows, np.arange(start, stop, dtype=np.int64), list_of(rows))
             if runs is not None:
                 runs.have_grown()
             report("add", stop, n)

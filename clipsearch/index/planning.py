@@ -6,7 +6,7 @@ mapped, stay on the disk, so there is an index at every size; what its codes can
 scores of the candidates do.
 
 Two other kinds that FAISS has are not chosen: lists of uncoded vectors take sixteen times the memory, and
-RaBitQ proposed half of a text query's neighbours where these codes proposed 96% (docs/index.md).
+RaBitQ, turned at random first, finds 75% of a text query's neighbours with all lists read (docs/index.md).
 `benchmarks/index_peers.py` measures both beside it.
 """
 

@@ -3,26 +3,30 @@
 Text and image queries are tuned apart. On data with CLIP's cosines (100,000 × 512, 1,264 lists) 8 lists find
 82% of an image query's true neighbours and 65% of a text query's: an index tuned with its own vectors
 promises a recall that people who type words never see.
+
+Image queries are mostly photos of the library. Each finds itself, at any effort, which says nothing about the
+photo that someone brings: a photo's own row counts neither among what is to be found nor among what is.
+
+A recall on some queries is an estimate. The effort taken is one whose recall, less one standard error of it,
+reaches the target: the cheapest of many that just reach it is more often one that was lucky.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from clipsearch.errors import UsageError
-from clipsearch.index.checks import Floats, Vectors, positive_k, unit_queries
-from clipsearch.index.exact import ExactSearch
-from clipsearch.index.ivfpq import KINDS, Effort, IvfPq, Kind
-from clipsearch.index.ordering import SCORE_TOLERANCE, near_scores
+from clipsearch.index.checks import Floats, Vectors, unit_queries
+from clipsearch.index.ivfpq import KINDS, TUNED_K, Effort, IvfPq, Kind
+from clipsearch.index.ordering import SCORE_TOLERANCE, near_scores, rerank
+from clipsearch.index.truth import Truth, own_slots, without
 
 SPREADS = (4, 8, 16, 32, 64, 128)
 RETRIES = 2
-MARGIN = 0.01
-"""How far below the target the recall of held-out queries may be: 150 queries tell it to about that much."""
 RERANK_COST = {4: 200, 8: 30}
 """Codes of 64 bytes that are compared in the time that a row is scored exactly (0.9 µs), by their bits."""
 
@@ -33,13 +37,15 @@ def tune(
     queries: npt.ArrayLike,
     kind: Kind,
     *,
+    own: npt.ArrayLike | None = None,
     target_recall: float = 0.95,
     k: int = 10,
 ) -> Effort:
     """Set and return the cheapest `Effort` of `index` that reaches `target_recall` on `queries`.
 
-    Recall is the share of the exact `k` best rows found, a row that ties with the k-th being as good. Where
-    no setting reaches the target, the one with the highest recall is taken, and its recall says so.
+    Recall is the share of the exact `k` best rows found, a row that ties with the k-th being as good. It is
+    reached where it is by a standard error more than the target. Where no setting does, the one with the
+    highest recall is taken, and its recall says so.
 
     Args:
         index: built over the first rows of `vectors`; its `effort[kind]` is replaced.
@@ -47,18 +53,22 @@ def tune(
         queries: (q, d), of the kind that will be asked: embedded captions or prompts for "text". A hundred
             give a recall to within about two points.
         kind: "text" or "image".
+        own: (q,) the slot of the row that each query is, −1 for none: it is left out of what is to be found
+            and of what is. None where no query is a row.
         target_recall: in (0, 1].
         k: results a search.
 
     Raises:
-        UsageError: no or unusable queries, an unknown kind, a target outside (0, 1].
+        UsageError: no or unusable queries, an unknown kind, a target outside (0, 1], other than one `own`
+            for each query.
         ModelMismatch: queries of another width.
     """
     _check(kind, target_recall)
     rows = unit_queries(queries, index.dim)
     if len(rows) == 0:
         raise UsageError("tuning needs at least one query")
-    chosen = _Trials(index, vectors, rows, k).cheapest(target_recall)
+    truth = Truth.of(vectors[: index.covered], rows, k, own)
+    chosen = _Trials(index, vectors, truth).cheapest(target_recall)
     index.effort[kind] = chosen
     return chosen
 
@@ -69,47 +79,53 @@ def tune_and_measure(
     queries: npt.ArrayLike,
     kind: Kind,
     *,
+    own: npt.ArrayLike | None = None,
     target_recall: float = 0.95,
     k: int = 10,
 ) -> Effort:
     """`tune` on every second query; recall and latency of the effort chosen are those of the others.
 
     What is measured on the queries that chose it looks better than it is. Where the held-out queries fall
-    short of the target by more than chance would have them, the next costlier efforts are tried. Arguments
-    and errors as `tune`; fewer than two queries are an error too.
+    short of the target, the next costlier efforts are tried. Arguments and errors as `tune`; fewer than two
+    queries are an error too.
     """
     _check(kind, target_recall)
     rows = unit_queries(queries, index.dim)
     if len(rows) < 2:
         raise UsageError("tuning and measuring need two queries at least")
-    trials, held = _Trials(index, vectors, rows[::2], k), rows[1::2]
-    exact = ExactSearch(vectors[: index.covered]).search(held, min(positive_k(k), index.covered))
+    covered, slots = vectors[: index.covered], own_slots(own, len(rows))
+    trials = _Trials(index, vectors, Truth.of(covered, rows[::2], k, slots[::2]))
+    held = Truth.of(covered, rows[1::2], k, slots[1::2])
     wanted = target_recall
     for _ in range(RETRIES + 1):
         chosen = trials.cheapest(min(1.0, wanted))
-        recall, times = asked(index, vectors, held, exact[0][:, -1], exact[0].shape[1], chosen)
+        recall, times = asked(index, vectors, held, chosen)
         measured = replace(chosen, recall=recall, latency_ms=round(float(np.median(times)), 3))
         index.effort[kind] = measured
-        if recall >= target_recall - MARGIN or chosen.probes == index.lists:
+        if recall >= target_recall or chosen.probes == index.lists:
             break
         wanted += target_recall - recall
     return measured
 
 
-def asked(
-    index: IvfPq, vectors: Vectors, rows: Floats, kth: Floats, k: int, effort: Effort
-) -> tuple[float, list[float]]:
-    """Recall@k of the index at this effort, and the milliseconds of each query, asked one by one.
-
-    `rows` (q, d) are unit queries, `kth` (q,) the exact scores of their k-th best rows.
-    """
+def asked(index: IvfPq, vectors: Vectors, truth: Truth, effort: Effort) -> tuple[float, list[float]]:
+    """Recall of the index at this effort, and the milliseconds of each query, asked one by one."""
     hits, times = 0, []
-    for row, least in zip(rows, kth, strict=True):
+    for row, own, least in zip(truth.rows, truth.own.tolist(), truth.kth, strict=True):
         started = time.perf_counter()
-        scores = index.search(vectors, row[None], k, effort)[0][0]
+        scores = index.search(vectors, row[None], truth.k, effort)[0][0]
         times.append((time.perf_counter() - started) * 1e3)
+        if own >= 0:
+            scores = _beside(index, vectors, row, own, truth.k, effort)
         hits += int((scores >= least - SCORE_TOLERANCE).sum())
-    return round(hits / (len(rows) * k), 4), times
+    return round(hits / (len(truth.rows) * truth.k), 4), times
+
+
+def _beside(index: IvfPq, vectors: Vectors, row: Floats, own: int, k: int, effort: Effort) -> Floats:
+    """Scores (k,) of what a search that is not for a row of the library, but just like it, would find."""
+    wanted = max(k, TUNED_K) * effort.spread
+    proposed = index.candidates(row[None], wanted + 1, effort.probes)[0]
+    return rerank(vectors, without(proposed, own, wanted), row, k)[0]
 
 
 def probe_grid(lists: int) -> list[int]:
@@ -125,14 +141,20 @@ def _check(kind: Kind, target_recall: float) -> None:
         raise UsageError(f"the recall to reach must lie in (0, 1], not {target_recall}")
 
 
-class _Trials:
-    """Efforts of `index` and the recall@k of each on unit `rows` (q, d), tried when they are needed."""
+@dataclass(frozen=True)
+class _Tried:
+    """An effort with its recall, and what that recall is at least if it is not a lucky one."""
 
-    def __init__(self, index: IvfPq, vectors: Vectors, rows: Floats, k: int) -> None:
-        self.index, self.vectors, self.rows = index, vectors[: index.covered], rows
-        self.k = min(positive_k(k), index.covered)
-        self.kth = ExactSearch(self.vectors).search(rows, self.k)[0][:, -1]
-        self._tried: dict[int, list[Effort]] = {}
+    effort: Effort
+    sure: float
+
+
+class _Trials:
+    """Efforts of `index` and the recall of each on the queries of `truth`, tried when they are needed."""
+
+    def __init__(self, index: IvfPq, vectors: Vectors, truth: Truth) -> None:
+        self.index, self.vectors, self.truth = index, vectors[: index.covered], truth
+        self._tried: dict[int, list[_Tried]] = {}
 
     def cheapest(self, target: float) -> Effort:
         """The effort of least cost that reaches `target`; where none does, the one of highest recall."""
@@ -140,28 +162,37 @@ class _Trials:
         for probes in probe_grid(self.index.lists):
             if found is not None and self._cost(Effort(probes, SPREADS[0])) >= self._cost(found):
                 return found  # more lists only cost more
-            good = [each for each in self._at(probes) if each.recall is not None and each.recall >= target]
+            good = [each.effort for each in self._at(probes) if each.sure >= target]
             found = min([*good, *([found] if found else [])], key=self._cost, default=None)
-        everything = [each for tried in self._tried.values() for each in tried]
+        everything = [each.effort for tried in self._tried.values() for each in tried]
         return found or max(everything, key=lambda each: each.recall or 0.0)
 
     def _cost(self, effort: Effort) -> float:
         """In codes that are compared."""
         per_list = self.index.covered / self.index.lists
-        return effort.probes * per_list + RERANK_COST[self.index.params.bits or 8] * self.k * effort.spread
+        bits = self.index.params.bits or 8
+        return effort.probes * per_list + RERANK_COST[bits] * self.truth.k * effort.spread
 
-    def _at(self, probes: int) -> list[Effort]:
+    def _at(self, probes: int) -> list[_Tried]:
         """Each spread at `probes`: candidates come best first, so a smaller spread is a prefix."""
         if probes not in self._tried:
-            proposed = self.index.candidates(self.rows, self.k * SPREADS[-1], probes)
-            hits = np.zeros(proposed.shape, dtype=bool)
-            for i, slots in enumerate(proposed):
-                there = np.flatnonzero(slots >= 0)
-                scores = near_scores(self.vectors, slots[there], self.rows[i])
-                hits[i, there] = scores >= self.kth[i] - 2 * SCORE_TOLERANCE
-            efforts = []
+            hits, k = self._hits(probes), self.truth.k
+            tried = []
             for spread in SPREADS:
-                recall = np.minimum(hits[:, : self.k * spread].sum(axis=1), self.k).mean() / self.k
-                efforts.append(Effort(probes, spread, round(float(recall), 4)))
-            self._tried[probes] = efforts
+                shares = np.minimum(hits[:, : k * spread].sum(axis=1), k) / k
+                error = shares.std(ddof=1) / np.sqrt(len(shares)) if len(shares) > 1 else 0.0
+                recall = float(shares.mean())
+                tried.append(_Tried(Effort(probes, spread, round(recall, 4)), recall - float(error)))
+            self._tried[probes] = tried
         return self._tried[probes]
+
+    def _hits(self, probes: int) -> npt.NDArray[np.bool_]:
+        """Which of the most candidates of each query are among what it seeks: (q, k · largest spread)."""
+        truth, wanted = self.truth, self.truth.k * SPREADS[-1]
+        proposed = self.index.candidates(truth.rows, wanted + 1, probes)
+        hits = np.zeros((len(proposed), wanted), dtype=bool)
+        for i, slots in enumerate(proposed):
+            there = without(slots, int(truth.own[i]), wanted)
+            scores = near_scores(self.vectors, there, truth.rows[i])
+            hits[i, : there.size] = scores >= truth.kth[i] - 2 * SCORE_TOLERANCE
+        return hits

@@ -248,7 +248,11 @@ def test_many_captions_stand_for_what_is_asked(tmp_path: Path) -> None:
         queries = tuning_queries(photos, encode)
     assert len(asked) == 300
     assert all(text.startswith(("a dog", "a cat")) for text in asked)
-    assert queries["text"].shape == queries["image"].shape == (300, DIM)
+    images = queries["image"]
+    with library.folder.snapshot() as photos:
+        np.testing.assert_array_equal(images.rows, photos.vectors[images.own])
+    assert queries["text"].rows.shape == images.rows.shape == (300, DIM)
+    assert (queries["text"].own == -1).all()
 
 
 def test_an_empty_library_has_no_plan(tmp_path: Path) -> None:
