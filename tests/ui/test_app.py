@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -13,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 
 from clipsearch.errors import ModelNotFound
 from clipsearch_ui import map_page, server, state
+from tests.ui.conftest import build_library, save
 
 pytestmark = pytest.mark.usefixtures("fresh_shelf")
 
@@ -69,6 +71,44 @@ def test_asking_is_noted_and_goes_back_to_page_one(filled: Path, monkeypatch: py
     assert not test.exception
     assert test.session_state["page"] == 1
     assert state.shelf().open(filled).searches.recent[0] == "blue"
+
+
+def test_photos_of_a_query_are_chips_beside_the_box(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = app(filled, monkeypatch).run()
+    newest, other = shown(test)[:2]
+    opened = state.shelf().open(filled)
+    content = opened.content(newest)
+    assert content is not None
+    file = Path(os.fsdecode(content[1][0])).name
+    test = app(filled, monkeypatch, q=f"red - 0.3:photo:{newest}").run().run()
+    assert test.text_input(key="q").value == "red"
+    chip = test.button(key="chip_1")
+    assert chip.label == f"![]({opened.picture_address(newest)}) unlike {state.plain(file)} × 0\\.3"
+    assert test.button(key="recent_0").label == f"red  {chip.label}"
+    assert test.text_input(key="save_name").value == f"red, unlike {file}"
+    test.text_input(key="q").set_value("blue").run()
+    assert test.query_params["q"] == f"blue - 0.3:photo:{newest}"
+    test.text_input(key="q").set_value(f"blue + photo:{other}").run()
+    assert test.text_input(key="q").value == "blue"
+    assert test.query_params["q"] == f"blue + photo:{other} - 0.3:photo:{newest}"
+    test.button(key="chip_1").click().run()
+    assert test.query_params["q"] == f"blue - 0.3:photo:{newest}"
+    test.text_input(key="q").set_value(f"blue + photo:{other}").run()
+    test.button(key="chips_out").click().run()
+    assert not test.exception
+    assert test.query_params["q"] == "blue"
+    assert "chips_out" not in [button.key for button in test.button]
+
+
+def test_a_long_name_is_cut_in_its_middle_and_is_no_markup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "photos" / "![x](y) a name that is much longer than a chip.jpg", (220, 30, 30))
+    library = build_library(tmp_path / "library", tmp_path / "photos")
+    test = app(library, monkeypatch, q="photo:1").run()
+    address = state.shelf().open(library).picture_address(1)
+    name = state.plain("![x](y) a name t… a chip.jpg")
+    assert test.button(key="chip_0").label == f"![]({address}) like {name}"
 
 
 def test_an_unreadable_query_is_explained(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,8 +262,6 @@ def test_without_its_model_a_library_can_still_be_looked_through(
 
 
 def test_names_and_captions_are_never_markup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.ui.conftest import build_library, save
-
     evil = "<img src=x onerror=alert(1)> **bold** [a](http:x) :red[b] $x$"
     folder = tmp_path / "evil"
     save(folder / f"{evil.replace('/', '_')}.jpg", (200, 0, 0), caption=evil)
@@ -335,8 +373,6 @@ def test_stop_keeps_what_was_done(tmp_path: Path, photos: Path, monkeypatch: pyt
 
 
 def test_a_folder_that_is_offline(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.ui.conftest import build_library
-
     drives = [tmp_path / "disk", tmp_path / "stick"]
     for drive, name in zip(drives, ("red-00.jpg", "blue-02.jpg"), strict=True):
         drive.mkdir()

@@ -207,7 +207,7 @@ def test_an_uploaded_picture_and_a_broken_one(page: Page, folder: Path) -> None:
     upload = page.locator(".st-key-pick input[type=file]")
     upload.set_input_files(folder / "travel" / "blue-02.jpg")
     page.wait_for_function("location.search.includes('picture')")
-    expect(page.get_by_role("button", name="like this", exact=False).first).to_be_visible()
+    expect(page.get_by_role("button", name="like your picture").locator("img")).to_be_visible()
     expect_first(page, "blue")
     shot(page, "picture")
     upload.set_input_files({"name": "x.jpg", "mimeType": "image/jpeg", "buffer": b"nonsense" * 99})
@@ -238,7 +238,11 @@ def test_a_pasted_and_a_dropped_picture(page: Page, folder: Path) -> None:
         )
         page.wait_for_function("location.search.includes('picture')")
         expect_first(page, "red")
-        ask(page, "blue")
+        expect(page.locator(".st-key-q input")).to_have_value("")
+        ask(page, "blue")  # in addition to the picture, which stays beside the box
+        page.wait_for_function("/q=blue.*picture/.test(location.search)")
+        page.get_by_role("button", name="like your picture").click()
+        page.wait_for_function("!location.search.includes('picture')")
         expect_first(page, "blue")
 
 
@@ -254,10 +258,18 @@ def test_more_and_less_like_this(page: Page) -> None:
     page.locator(TILE).first.click()
     page.get_by_role("dialog").get_by_role("button", name="Less like this").click()
     expect(page.get_by_role("dialog")).to_have_count(0)
-    expect(page.get_by_role("button", name="unlike this × 0.3")).to_be_visible()
+    expect(page.locator(".st-key-q input")).to_have_value("yellow + blue")
+    chip = page.get_by_role("button", name=re.compile(r"unlike \S+\.jpg × 0\.3")).first
+    expect(chip.locator("img")).to_be_visible()
+    page.wait_for_function("document.querySelector('.st-key-chips img').naturalWidth > 0")
     shot(page, "less")
-    page.get_by_role("button", name="unlike this × 0.3").click()
-    expect(page.get_by_role("button", name="unlike this × 0.3")).to_have_count(0)
+    accessible(page)
+    page.emulate_media(color_scheme="light")
+    chip.click()
+    expect(chip).to_have_count(0)
+    page.get_by_role("button", name=re.compile(r"like \S+\.jpg")).last.click()
+    expect(page.locator(".st-key-chips")).to_have_count(0)
+    page.wait_for_function("!location.search.includes('photo%3A')")
 
 
 def test_a_photo_and_its_neighbours(page: Page) -> None:
