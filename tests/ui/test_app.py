@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
@@ -144,7 +145,12 @@ def test_a_search_is_saved_with_its_filters(filled: Path, monkeypatch: pytest.Mo
     assert test.text_input(key="q").value == "red"
     assert test.query_params["camera"] == "Canon EOS"
     assert "format" not in test.query_params
+    assert "sort" not in test.query_params
     assert "**20** photos, best match first" in texts(test)
+    searches.save("new walls", "q=red&sort=Newest")
+    test.run().button(key="go_new walls").click().run()
+    assert test.query_params["sort"] == "Newest"  # in the address too, which may be bookmarked
+    assert "best matches among 64 photos, newest first" in texts(test)
     searches.forget("red walls")
     test = app(filled, monkeypatch, q="picture:0123456789abcdef").run()
     assert "kept only while the server runs" in texts(test)
@@ -322,6 +328,9 @@ def test_the_other_pages(filled: Path, monkeypatch: pytest.MonkeyPatch, name: st
 def test_the_timeline_steps_by_month(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     test = page("timeline_page", filled, monkeypatch)
     newest = test.query_params["month"]
+    chart = json.loads(test.get("vega_lite_chart")[0].proto.spec)
+    bar = chart["mark"]["size"]
+    assert chart["encoding"]["x"]["scale"]["padding"] > bar / 2  # no bar is cut at the edge
     next(button for button in test.button if button.label == "Earlier").click()
     test.run()
     assert test.query_params["month"] < newest

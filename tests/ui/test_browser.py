@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from tests.ui.conftest import build_library, make_photos
 
@@ -327,7 +327,7 @@ def test_the_menu_of_a_phone_makes_way_for_the_chosen_page(browser: Browser, add
     page.wait_for_function(
         """() => {
           const world = document.querySelector(".st-key-world .vega-embed").getBoundingClientRect();
-          return Math.abs(world.width / world.height - 2) < 0.1;
+          return world.height > 280 && Math.abs(world.width / world.height - 1.25) < 0.1;
         }"""
     )
     page.close()
@@ -352,6 +352,29 @@ def test_the_other_pages(page: Page, name: str) -> None:
     shot(page, name.lower())
     accessible(page)
     accessible(page, dark=True)
+
+
+def test_a_theme_shows_each_picture_as_it_comes(browser: Browser, address: str) -> None:
+    context = browser.new_context(viewport={"width": 1280, "height": 860})
+    page = context.new_page()
+    held: list[Route] = []
+
+    def serve_one(route: Route) -> None:
+        held.append(route)
+        if len(held) == 1:
+            route.continue_()
+
+    page.route("**/grid.webp*", serve_one)
+    page.goto(f"{address}/themes")
+    expect(page.locator(".tile .open img.there")).to_have_count(1)
+    waiting = page.locator(".tile.waiting.seen .open").first
+    expect(waiting).to_be_visible()
+    assert waiting.evaluate("tile => getComputedStyle(tile).animationName") == "waiting"
+    for route in held[1:]:
+        route.continue_()
+    page.unroute("**/grid.webp*")
+    expect(page.locator(".tile.waiting.seen")).to_have_count(0)
+    context.close()
 
 
 @pytest.mark.parametrize(("name", "width", "dark"), [("dark", 1280, True), ("phone", 390, False)])

@@ -30,6 +30,7 @@ button[data-testid^="stBaseButton-primary"]:not(:disabled) { color: light-dark(#
   [role="dialog"] button[data-testid^="stBaseButton-primary"]:not(:disabled) { color: #06121f; }
 }
 @media (max-width: 640px) {
+  .st-key-world { aspect-ratio: 1.25; }
   .stMainBlockContainer { padding: 3.8rem 0.8rem 2rem; }
   .st-key-ask { flex-wrap: nowrap; gap: 0.5rem; }
   .st-key-ask > div:first-child { min-width: 0; flex: 1 1 0; }

@@ -25,10 +25,12 @@ from clipsearch_ui.state import (
     UPLOAD_LIMIT,
     Opened,
     ask,
+    by_date,
     close_photo,
     current,
     notice,
     open_photo,
+    order,
     settle_words,
     shelf,
     show_notice,
@@ -101,6 +103,11 @@ def _typed() -> None:
     ask(together(st.session_state["q"] or "", apart(words())[1]))
 
 
+def _sorted() -> None:
+    order(by_date=st.session_state["sort"] == "date")
+    _asked()
+
+
 def _asked() -> None:
     st.session_state["page"] = 1
     close_photo()
@@ -166,16 +173,17 @@ def _results(opened: Opened, text: str, chosen: filters.Filters, where: Where) -
 
 def _sort() -> Sort:
     names: dict[Sort, str] = {"match": "Best match", "date": "Newest"}
+    wanted = "date" if by_date() else "match"
+    if st.session_state.get("sort") != wanted:
+        st.session_state["sort"] = wanted
     picked = st.segmented_control(
         "Order",
         list(names),
-        default="match",
         required=True,
         format_func=lambda sort: names[sort],
         key="sort",
-        bind="query-params",
         label_visibility="collapsed",
-        on_change=_asked,
+        on_change=_sorted,
     )
     return "date" if picked == "date" else "match"
 

@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, urlencode
 import streamlit as st
 
 from clipsearch_ui import chips, filters
-from clipsearch_ui.state import Opened, ask, plain, words
+from clipsearch_ui.state import Opened, ask, order, plain, words
 
 NOT_OF_A_SEARCH = ("photo", "page")
 """What the address says beside the search."""
@@ -51,7 +51,7 @@ def _go(target: str) -> None:
     """Search as the saved address says."""
     address = dict(parse_qsl(target))
     filters.take(address)
-    st.session_state["sort"] = "date" if address.get("sort") == "Newest" else "match"
+    order(by_date=address.get("sort") == "Newest")
     ask(address.get("q", ""))
 
 

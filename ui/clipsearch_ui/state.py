@@ -251,6 +251,19 @@ def words() -> str:
     return str(st.query_params.get("q", "") if asked is None else asked)
 
 
+def by_date() -> bool:
+    """Whether the likely matches are wanted in order of date, by the address."""
+    return st.query_params.get("sort") == "Newest"
+
+
+def order(*, by_date: bool) -> None:
+    """Put the results in order of date, or of similarity; for callbacks of the search page."""
+    if by_date:
+        st.query_params["sort"] = "Newest"
+    elif "sort" in st.query_params:
+        del st.query_params["sort"]
+
+
 def settle_words() -> str:
     """`words`, which the address holds from now on; for the search page."""
     text = words()
