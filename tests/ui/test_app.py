@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import colours
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from clipsearch.api import Library
 from clipsearch.errors import ModelNotFound
-from clipsearch_ui import map_page, server, state
+from clipsearch_ui import library_page, map_page, server, state
 from tests.ui.conftest import build_library, save
 
 pytestmark = pytest.mark.usefixtures("fresh_shelf")
@@ -342,6 +344,17 @@ def test_the_library_page_lists_failures(filled: Path, monkeypatch: pytest.Monke
     table = test.dataframe[0].value
     assert list(table["File"]) == ["broken.jpg"]
     assert "not an image" in table["Reason"][0]
+
+
+def test_what_an_index_finds_is_said_in_words(filled: Path) -> None:
+    with Library.open(filled) as library:
+        status = library.status()
+    recall = {"text": 0.9647, "image": 0.9677}
+    indexed = replace(status, index={"kind": "ivf-pq", "covered": 2601, "recall@10": recall})
+    said = library_page._index_line(indexed).replace("\\", "")
+    assert said.endswith(
+        "index of 2,601 photos; of the ten best matches it finds 96.5% for words, 96.8% for pictures"
+    )
 
 
 def test_stop_keeps_what_was_done(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
