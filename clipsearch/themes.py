@@ -100,4 +100,5 @@ def _names(sample: Floats, owner: Ints, clusters: int, embed_text: Callable[[lis
     votes = np.exp(SHARPNESS * (fit - fit.max(axis=1, keepdims=True)))
     votes /= votes.sum(axis=1, keepdims=True)
     total = np.stack([votes[owner == cluster].sum(axis=0) for cluster in range(clusters)])
-    return total.argmax(axis=1)
+    names: Ints = total.argmax(axis=1)
+    return names
