@@ -388,6 +388,11 @@ def test_looks(browser: Browser, address: str, name: str, width: int, dark: bool
     assert box is not None
     assert box["x"] >= 0
     assert box["x"] + box["width"] <= width
+    wrappers = page.locator(".stMainBlockContainer > * > [data-testid=stLayoutWrapper]")
+    heights = wrappers.evaluate_all(
+        "all => all.filter(it => it.checkVisibility()).map(it => it.offsetHeight)"
+    )
+    assert 0 not in heights  # what is hidden leaves no gap
     shot(page, name)
     accessible(page, dark=dark)
     page.locator(TILE).first.click()

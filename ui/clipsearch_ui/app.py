@@ -13,7 +13,7 @@ st.set_page_config(page_title="clipsearch", page_icon=icon(), layout="wide")
 
 # Of our own making only: no text of a photo ever stands here.
 st.html("""<style>
-.st-key-picture_drop, .stLayoutWrapper:has(> .st-key-shell) { display: none; }
+[data-testid="stLayoutWrapper"]:has(> .st-key-picture_drop, > .st-key-shell) { display: none; }
 .st-key-chips button img, [class*="st-key-recent_"] button img {
   height: 2rem; max-height: none; width: auto;
   border-radius: 0.4rem; margin-right: 0.3rem; vertical-align: middle;

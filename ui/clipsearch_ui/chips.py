@@ -10,7 +10,7 @@ from clipsearch.errors import ClipsearchError, UsageError
 from clipsearch.paths import display
 from clipsearch.search.query import Term
 from clipsearch_ui.asking import apart, parse, without_term
-from clipsearch_ui.state import Opened, ask, plain, shelf
+from clipsearch_ui.state import Opened, ask, plain, shelf, words
 
 LONGEST = 28
 """Characters of a file's name in a chip."""
@@ -31,11 +31,19 @@ def show(opened: Opened, text: str) -> None:
                 icon=":material/close:",
                 icon_position="right",
                 help="Take this out of the search",
-                on_click=ask,
-                args=(without_term(text, position),),
+                on_click=_take_out,
+                args=(terms[position],),
             )
         if len(pictures) > 1:
             st.button("Take all out", key="chips_out", type="tertiary", on_click=ask, args=(apart(text)[0],))
+
+
+def _take_out(gone: Term) -> None:
+    """Search without a picture: of what is asked by now, which may be more than when its chip was drawn."""
+    query = parse(words())
+    terms = () if query is None else query.terms
+    if gone in terms:
+        ask(without_term(words(), terms.index(gone)))
 
 
 def line(opened: Opened, text: str) -> str:
