@@ -15,6 +15,10 @@ SAMPLE = 5_000
 ROUNDS = 20
 FEWEST = 8
 """A library of fewer photos has no themes."""
+SHARPNESS = 40.0
+"""How much more a photo votes for a name that is nearer by a cosine of 1/40: e times as much."""
+USUAL = 0.5
+"""How much of a name's mean nearness to the library does not count for it."""
 
 # fmt: off
 NAMES = (
@@ -32,7 +36,7 @@ NAMES = (
     "train stations", "rockets and space", "receipts", "documents", "handwriting", "books",
     "screenshots", "computer screens", "phones", "maps", "charts", "signs", "drawings", "cartoons",
     "logos", "clothes", "shoes", "bags", "jewellery", "toys", "musical instruments", "tools", "coins",
-    "textures", "patterns", "bricks", "microscope images", "medical scans", "black and white photos",
+    "textures", "patterns", "bricks", "black and white photos",
 )
 # fmt: on
 
@@ -50,8 +54,8 @@ def themes(
 ) -> list[Theme]:
     """Cluster unit `vectors` (n, d) and name the clusters, largest first.
 
-    Spherical k-means on up to `SAMPLE` rows; `count` clusters, or about √(n/4). A name is the word that is
-    nearer to this cluster than to the others, and is given once.
+    Spherical k-means on up to `SAMPLE` rows; `count` clusters, or about √(n/4). The photos of a cluster vote
+    for its name; clusters of the same name are one theme, so there may be fewer of them.
     """
     if len(vectors) < FEWEST:
         return []
@@ -61,12 +65,12 @@ def themes(
     centres = _centres(sample, clusters, rng)
     nearness = vectors @ centres.T
     owner = nearness.argmax(axis=1)
-    named = _names(centres, embed_text)
+    named = _names(sample, (sample @ centres.T).argmax(axis=1), len(centres), embed_text)[owner]
+    typical = nearness.max(axis=1)
     found = []
-    for cluster, name in enumerate(named):
-        rows = np.flatnonzero(owner == cluster)
-        if len(rows):
-            found.append(Theme(name, rows[np.argsort(-nearness[rows, cluster], kind="stable")]))
+    for name in np.unique(named):
+        rows = np.flatnonzero(named == name)
+        found.append(Theme(NAMES[name], rows[np.argsort(-typical[rows], kind="stable")]))
     return sorted(found, key=lambda theme: len(theme.rows), reverse=True)
 
 
@@ -87,15 +91,14 @@ def _centres(sample: Floats, clusters: int, rng: np.random.Generator) -> Floats:
     return centres
 
 
-def _names(centres: Floats, embed_text: Callable[[list[str]], Floats]) -> list[str]:
+def _names(sample: Floats, owner: Ints, clusters: int, embed_text: Callable[[list[str]], Floats]) -> Ints:
+    """For each cluster the number in `NAMES` of the name that its photos of the `sample` vote for."""
     words = np.asarray(embed_text([f"a photo of {name}" for name in NAMES]), np.float32)
-    fit = centres @ words.T
-    # Some words are near to everything: what counts is being nearer to this cluster than to the rest.
-    fit = fit - fit.mean(axis=0, keepdims=True)
-    names = [""] * len(centres)
-    for _ in range(len(centres)):
-        cluster, word = np.unravel_index(int(fit.argmax()), fit.shape)
-        names[cluster] = NAMES[word]
-        fit[cluster, :] = -np.inf
-        fit[:, word] = -np.inf
+    fit = sample @ words.T
+    # Some words are near to everything; half of that, for a library may well be of one thing.
+    fit -= USUAL * fit.mean(axis=0, keepdims=True)
+    votes = np.exp(SHARPNESS * (fit - fit.max(axis=1, keepdims=True)))
+    votes /= votes.sum(axis=1, keepdims=True)
+    total = np.stack([votes[owner == cluster].sum(axis=0) for cluster in range(clusters)])
+    names: Ints = total.argmax(axis=1)
     return names

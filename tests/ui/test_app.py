@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import colours
@@ -11,8 +14,10 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from clipsearch.api import Library
 from clipsearch.errors import ModelNotFound
-from clipsearch_ui import map_page, server, state
+from clipsearch_ui import library_page, map_page, server, state
+from tests.ui.conftest import build_library, save
 
 pytestmark = pytest.mark.usefixtures("fresh_shelf")
 
@@ -71,6 +76,44 @@ def test_asking_is_noted_and_goes_back_to_page_one(filled: Path, monkeypatch: py
     assert state.shelf().open(filled).searches.recent[0] == "blue"
 
 
+def test_photos_of_a_query_are_chips_beside_the_box(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = app(filled, monkeypatch).run()
+    newest, other = shown(test)[:2]
+    opened = state.shelf().open(filled)
+    content = opened.content(newest)
+    assert content is not None
+    file = Path(os.fsdecode(content[1][0])).name
+    test = app(filled, monkeypatch, q=f"red - 0.3:photo:{newest}").run().run()
+    assert test.text_input(key="q").value == "red"
+    chip = test.button(key="chip_1")
+    assert chip.label == f"![]({opened.picture_address(newest)}) unlike {state.plain(file)} × 0\\.3"
+    assert test.button(key="recent_0").label == f"red  {chip.label}"
+    assert test.text_input(key="save_name").value == f"red, unlike {file}"
+    test.text_input(key="q").set_value("blue").run()
+    assert test.query_params["q"] == f"blue - 0.3:photo:{newest}"
+    test.text_input(key="q").set_value(f"blue + photo:{other}").run()
+    assert test.text_input(key="q").value == "blue"
+    assert test.query_params["q"] == f"blue + photo:{other} - 0.3:photo:{newest}"
+    test.button(key="chip_1").click().run()
+    assert test.query_params["q"] == f"blue - 0.3:photo:{newest}"
+    test.text_input(key="q").set_value(f"blue + photo:{other}").run()
+    test.button(key="chips_out").click().run()
+    assert not test.exception
+    assert test.query_params["q"] == "blue"
+    assert "chips_out" not in [button.key for button in test.button]
+
+
+def test_a_long_name_is_cut_in_its_middle_and_is_no_markup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "photos" / "![x](y) a name that is much longer than a chip.jpg", (220, 30, 30))
+    library = build_library(tmp_path / "library", tmp_path / "photos")
+    test = app(library, monkeypatch, q="photo:1").run()
+    address = state.shelf().open(library).picture_address(1)
+    name = state.plain("![x](y) a name t… a chip.jpg")
+    assert test.button(key="chip_0").label == f"![]({address}) like {name}"
+
+
 def test_an_unreadable_query_is_explained(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     test = app(filled, monkeypatch, q='red + "blue', camera="Canon EOS").run()
     assert not test.exception
@@ -104,7 +147,12 @@ def test_a_search_is_saved_with_its_filters(filled: Path, monkeypatch: pytest.Mo
     assert test.text_input(key="q").value == "red"
     assert test.query_params["camera"] == "Canon EOS"
     assert "format" not in test.query_params
+    assert "sort" not in test.query_params
     assert "**20** photos, best match first" in texts(test)
+    searches.save("new walls", "q=red&sort=Newest")
+    test.run().button(key="go_new walls").click().run()
+    assert test.query_params["sort"] == "Newest"  # in the address too, which may be bookmarked
+    assert "best matches among 64 photos, newest first" in texts(test)
     searches.forget("red walls")
     test = app(filled, monkeypatch, q="picture:0123456789abcdef").run()
     assert "kept only while the server runs" in texts(test)
@@ -222,8 +270,6 @@ def test_without_its_model_a_library_can_still_be_looked_through(
 
 
 def test_names_and_captions_are_never_markup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.ui.conftest import build_library, save
-
     evil = "<img src=x onerror=alert(1)> **bold** [a](http:x) :red[b] $x$"
     folder = tmp_path / "evil"
     save(folder / f"{evil.replace('/', '_')}.jpg", (200, 0, 0), caption=evil)
@@ -284,6 +330,9 @@ def test_the_other_pages(filled: Path, monkeypatch: pytest.MonkeyPatch, name: st
 def test_the_timeline_steps_by_month(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     test = page("timeline_page", filled, monkeypatch)
     newest = test.query_params["month"]
+    chart = json.loads(test.get("vega_lite_chart")[0].proto.spec)
+    bar = chart["mark"]["size"]
+    assert chart["encoding"]["x"]["scale"]["padding"] > bar / 2  # no bar is cut at the edge
     next(button for button in test.button if button.label == "Earlier").click()
     test.run()
     assert test.query_params["month"] < newest
@@ -295,6 +344,17 @@ def test_the_library_page_lists_failures(filled: Path, monkeypatch: pytest.Monke
     table = test.dataframe[0].value
     assert list(table["File"]) == ["broken.jpg"]
     assert "not an image" in table["Reason"][0]
+
+
+def test_what_an_index_finds_is_said_in_words(filled: Path) -> None:
+    with Library.open(filled) as library:
+        status = library.status()
+    recall = {"text": 0.9647, "image": 0.9677}
+    indexed = replace(status, index={"kind": "ivf-pq", "covered": 2601, "recall@10": recall})
+    said = library_page._index_line(indexed).replace("\\", "")
+    assert said.endswith(
+        "index of 2,601 photos; of the ten best matches it finds 96.5% for words, 96.8% for pictures"
+    )
 
 
 def test_stop_keeps_what_was_done(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,8 +395,6 @@ def test_stop_keeps_what_was_done(tmp_path: Path, photos: Path, monkeypatch: pyt
 
 
 def test_a_folder_that_is_offline(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.ui.conftest import build_library
-
     drives = [tmp_path / "disk", tmp_path / "stick"]
     for drive, name in zip(drives, ("red-00.jpg", "blue-02.jpg"), strict=True):
         drive.mkdir()

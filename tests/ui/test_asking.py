@@ -8,7 +8,7 @@ from clipsearch import browse
 from clipsearch.errors import UsageError
 from clipsearch.search import Where
 from clipsearch.store.reader import Reading
-from clipsearch_ui.asking import Asked, answer, load, parse, photos_in, steer, without_term
+from clipsearch_ui.asking import Asked, answer, apart, load, parse, photos_in, steer, together, without_term
 from clipsearch_ui.state import Opened, Shelf
 from tests.ui.conftest import build_library, save
 
@@ -138,6 +138,33 @@ def test_steering_is_arithmetic(words: str, way: str, expected: str) -> None:
 def test_a_term_can_be_taken_out() -> None:
     assert without_term("a dog + 0.3:photo:7 - snow", 1) == "a dog - snow"
     assert without_term("photo:7", 0) == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "typed", "pictures"),
+    [
+        ("", "", ""),
+        ("a dog", "a dog", ""),
+        ("photo:7", "", "photo:7"),
+        ("- photo:7", "", "- photo:7"),
+        ("a dog - 0.3:photo:7 + photo:8", "a dog", "- 0.3:photo:7 + photo:8"),
+        ("picture:0123456789abcdef - 0.3:photo:7", "", "picture:0123456789abcdef - 0.3:photo:7"),
+        ('"salt + pepper" - grass - photo:7', '"salt + pepper" - grass', "- photo:7"),
+        ('"salt + photo:7', '"salt', "+ photo:7"),  # never closed: an error that the page explains
+        ("a photo:7", "a photo:7", ""),
+        ('a sign saying "less - photo:7"', 'a sign saying "less - photo:7"', ""),
+    ],
+)
+def test_pictures_stand_apart_from_what_is_typed(words: str, typed: str, pictures: str) -> None:
+    assert apart(words) == (typed, pictures)
+    assert together(typed, pictures) == words
+
+
+def test_pictures_before_words_go_after_them() -> None:
+    assert apart("photo:7 + a dog - 2:photo:8") == ("a dog", "photo:7 - 2:photo:8")
+    assert apart('"photo:7" - grass') == ("- grass", "photo:7")
+    assert together("a dog", "photo:7 - 2:photo:8") == "a dog + photo:7 - 2:photo:8"
+    assert together("", "+ 0.3:photo:7") == "0.3:photo:7"
 
 
 def test_references_are_pictures_and_paths_are_not() -> None:

@@ -13,8 +13,15 @@ st.set_page_config(page_title="clipsearch", page_icon=icon(), layout="wide")
 
 # Of our own making only: no text of a photo ever stands here.
 st.html("""<style>
-.st-key-picture_drop, .stLayoutWrapper:has(> .st-key-shell) { display: none; }
-.st-key-chips img { border-radius: 0.4rem; height: 40px; width: auto; }
+[data-testid="stLayoutWrapper"]:has(> .st-key-picture_drop, > .st-key-shell) { display: none; }
+.st-key-chips button img, [class*="st-key-recent_"] button img {
+  height: 2rem; max-height: none; width: auto;
+  border-radius: 0.4rem; margin-right: 0.3rem; vertical-align: middle;
+}
+[class*="st-key-recent_"] button p { text-align: start; }
+[class*="st-key-recent_"] button img { margin-left: 0.3rem; }
+[class*="st-key-recent_"] button img:first-child { margin-left: 0; }
+.st-key-chips button:has(img) { padding: 0.2rem 0.6rem 0.2rem 0.2rem; }
 .stMainBlockContainer { padding: 4.2rem 2rem 3rem; }
 .st-key-world { aspect-ratio: 2; min-height: 0; max-width: 115vh; flex: none; }
 /* In the dark the primary colour is a light one, on which white would not be legible. */
@@ -23,6 +30,7 @@ button[data-testid^="stBaseButton-primary"]:not(:disabled) { color: light-dark(#
   [role="dialog"] button[data-testid^="stBaseButton-primary"]:not(:disabled) { color: #06121f; }
 }
 @media (max-width: 640px) {
+  .st-key-world { aspect-ratio: 1.25; }
   .stMainBlockContainer { padding: 3.8rem 0.8rem 2rem; }
   .st-key-ask { flex-wrap: nowrap; gap: 0.5rem; }
   .st-key-ask > div:first-child { min-width: 0; flex: 1 1 0; }

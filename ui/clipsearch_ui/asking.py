@@ -34,6 +34,7 @@ ALIKE = 0.97
 """Cosine from which two photos count as shots of the same."""
 
 _REFERENCE = re.compile(r"photo:(\d{1,18})|picture:[0-9a-f]{16}")
+_LAST = re.compile(rf"(?:^|(?<=\s))([+-] )?(?:(?:\d+\.?\d*|\.\d+):)?(?:{_REFERENCE.pattern})\s*$")
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,37 @@ def steer(words: str, image_id: int, direction: Literal["more", "less"]) -> str:
         return like(image_id) if direction == "more" else f"- photo:{image_id}"
     kept = tuple(term for term in query.terms if term.value != like(image_id))
     return write((*kept, Term(weight, "image", like(image_id))))
+
+
+def apart(words: str) -> tuple[str, str]:
+    """A query as what is typed and the pictures that follow: ``a dog`` and ``- 0.3:photo:12``.
+
+    Pictures that stand before words are put after them, which is the same query. Of what is no query the
+    pictures at its end are taken alone. `together` undoes this.
+    """
+    typed, pictures = words.strip(), ""
+    while found := _LAST.search(typed):
+        if found.start() and not found[1]:  # `a photo:12` is words
+            break
+        pictures = f"{found[0].strip()} {pictures}".strip()
+        typed = typed[: found.start()].rstrip()
+    try:
+        query = parse(typed)
+    except UsageError:
+        query = None
+    if query is not None and any(term.kind == "image" for term in query.terms):
+        texts = tuple(term for term in query.terms if term.kind == "text")
+        images = tuple(term for term in query.terms if term.kind == "image")
+        return write(texts), f"{write(images)} {pictures}".strip()
+    return typed, pictures
+
+
+def together(typed: str, pictures: str) -> str:
+    """The query of what is typed and the pictures beside it."""
+    typed = typed.strip()
+    if typed and pictures and not pictures.startswith(("+ ", "- ")):
+        return f"{typed} + {pictures}"
+    return f"{typed} {pictures}".strip().removeprefix("+ ")
 
 
 def without_term(words: str, position: int) -> str:

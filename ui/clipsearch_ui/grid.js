@@ -17,16 +17,28 @@ export default function (component) {
     const main = list.getRootNode().host?.closest('[data-testid="stMain"]');
     if (state.shown && main && list.getBoundingClientRect().top < 0) main.scrollTo({ top: 0 });
     state.shown = shown;
-    list.replaceChildren(...data.items.map((item, i) => tile(item, i, state)));
+    const eager = data.strip ? 0 : EAGER; // a page of strips fetches what is in view first
+    list.replaceChildren(...data.items.map((item, i) => tile(item, i, state, eager)));
+    state.sight?.disconnect();
+    state.sight = sight(list);
   }
   list.onkeydown = (event) => move(event, list);
   return () => { list.onkeydown = null; };
 }
 
-function tile(item, at, state) {
+// Tiles in view whose pictures are still being made say so; those out of view need not move.
+function sight(list) {
+  const observer = new IntersectionObserver((seen) => {
+    for (const { target, isIntersecting } of seen) target.classList.toggle("seen", isIntersecting);
+  });
+  for (const box of list.children) observer.observe(box);
+  return observer;
+}
+
+function tile(item, at, state, eager) {
   const shape = Math.min(3, Math.max(0.45, item.width / item.height));
   const box = document.createElement("li");
-  box.className = "tile";
+  box.className = "tile waiting";
   box.style.flex = `${shape} 1 calc(var(--row) * ${shape})`;
   if (window.innerWidth <= 640) box.style.flexBasis = `calc(var(--row) * ${shape * 0.62})`;
   const open = element("button", "open");
@@ -38,9 +50,9 @@ function tile(item, at, state) {
   const image = element("img");
   image.alt = item.alt;
   image.decoding = "async";
-  if (at >= EAGER) image.loading = "lazy";
-  image.onload = () => image.classList.add("there");
-  image.onerror = () => box.classList.add("gone");
+  if (at >= eager) image.loading = "lazy";
+  image.onload = () => { image.classList.add("there"); box.classList.remove("waiting"); };
+  image.onerror = () => { box.classList.add("gone"); box.classList.remove("waiting"); };
   image.src = item.src;
   open.append(image);
   box.append(open, element("span", "absent", "This file is not there now"));

@@ -87,8 +87,10 @@ def _index_line(status: Status) -> str:
     model = plain(f"model {status.model}")
     if index["kind"] == "exact":
         return f"{model} · every photo is compared: nothing is missed"
-    recall = ", ".join(f"{kind} {value:.1%}" for kind, value in index["recall@10"].items())
-    return f"{model} · {plain(index['kind'])} index of {index['covered']:,} photos, recall at 10: {recall}"
+    asked = {"text": "words", "image": "pictures"}
+    found = ", ".join(f"{value:.1%} for {asked[kind]}" for kind, value in index["recall@10"].items())
+    said = f"{index['kind']} index of {index['covered']:,} photos; of the ten best matches it finds {found}"
+    return f"{model} · {plain(said)}"
 
 
 def index_form(*, first: bool) -> None:

@@ -26,7 +26,7 @@ CELLS = 300
 LISTED = 200
 """Places that can be chosen from the list."""
 BOTTOM, TOP = -67.0, 113.0
-"""Heights between which the inhabited world lies: half as high as it is wide, like its frame in `app`."""
+"""Heights between which the inhabited world lies: half as high as the whole of it is wide."""
 _POLE = 85.0
 """Degrees of latitude beyond which the map does not go."""
 
@@ -126,7 +126,7 @@ def _map(
     points = _together(north, east, max(width / CELLS, 1e-6))
     spot = alt.selection_point(name="spot", fields=["key"])
     view = alt.selection_interval(name="view", bind="scales")
-    x = alt.X("east:Q", scale=alt.Scale(domain=[-180, 180], nice=False), axis=None)
+    x = alt.X("east:Q", scale=alt.Scale(domain=_breadth(east), nice=False), axis=None)
     y = alt.Y("up:Q", scale=alt.Scale(domain=[BOTTOM, TOP], nice=False), axis=None)
     land = (
         alt.Chart(_land())
@@ -166,6 +166,17 @@ def _map(
     )
     picked = (event.selection.get("spot") if event else None) or []
     return seen, _places(points, seen), str(picked[0]["key"]) if picked else None
+
+
+def _breadth(east: np.ndarray[Any, Any]) -> list[dict[str, str]]:
+    """The longitudes at the edges, as Vega's expressions: as many as there is room for, about the photos.
+
+    The heights are given, so a frame less than twice as broad as high, a phone's, shows a part of the world.
+    """
+    middle = (float(east.min()) + float(east.max())) / 2
+    half = f"min(180, {(TOP - BOTTOM) / 2} * width / height)"
+    centre = f"clamp({middle:.4f}, {half} - 180, 180 - {half})"
+    return [{"expr": f"{centre} - {half}"}, {"expr": f"{centre} + {half}"}]
 
 
 def _places(points: pd.DataFrame, seen: Box | None) -> dict[str, tuple[int, Box]]:

@@ -16,7 +16,7 @@ from clipsearch.errors import (
 )
 from clipsearch.search import Where
 from clipsearch_ui import chips, filters, searches_menu, sidebar
-from clipsearch_ui.asking import Asked, Results, Sort, answer, like, load
+from clipsearch_ui.asking import Asked, Results, Sort, answer, apart, like, load, together
 from clipsearch_ui.components import grid, tools
 from clipsearch_ui.guard import trouble
 from clipsearch_ui.library_page import show_run
@@ -25,16 +25,21 @@ from clipsearch_ui.state import (
     UPLOAD_LIMIT,
     Opened,
     ask,
+    by_date,
     close_photo,
     current,
     notice,
     open_photo,
+    order,
+    settle_words,
     shelf,
     show_notice,
+    words,
 )
 
 PAGE = 48
 """Photos a page: with collapsed shots, groups."""
+EXAMPLE = "a dog on a beach,  or  horse + stripes - grass"
 EXAMPLES = ("a dog on a beach", "horse + stripes - grass", "2:beach + sunset", '"salt + pepper"')
 
 
@@ -63,21 +68,24 @@ def show() -> None:
 
 
 def _box(opened: Opened) -> str:
+    query = settle_words()
+    typed, pictures = apart(query)
+    if st.session_state.get("q", "") != typed:  # not else: it would undo what is being typed
+        st.session_state["q"] = typed
     with st.container(key="ask", horizontal=True, vertical_alignment="center", gap="small"):
-        query = st.text_input(
+        st.text_input(
             "Search",
             key="q",
-            bind="query-params",
             type="search",
-            placeholder="a dog on a beach,  or  horse + stripes - grass",
+            placeholder="add words to the picture" if pictures else EXAMPLE,
             label_visibility="collapsed",
             icon=":material/search:",
-            on_change=_asked,
+            on_change=_typed,
         )
         with st.container(key="pick", width=112):
             tools(UPLOAD_LIMIT, _too_large)
         with st.container(key="searches", width="content"):
-            searches_menu.show(opened.searches)
+            searches_menu.show(opened)
     with st.container(key="picture_drop"):
         number = st.session_state.setdefault("uploads", 0)
         st.file_uploader(
@@ -87,7 +95,17 @@ def _box(opened: Opened) -> str:
             on_change=_take_picture,
             args=(f"upload_{number}",),
         )
-    return str(query or "")
+    return query
+
+
+def _typed() -> None:
+    """Search for what is in the box; the pictures beside it stay."""
+    ask(together(st.session_state["q"] or "", apart(words())[1]))
+
+
+def _sorted() -> None:
+    order(by_date=st.session_state["sort"] == "date")
+    _asked()
 
 
 def _asked() -> None:
@@ -155,16 +173,17 @@ def _results(opened: Opened, text: str, chosen: filters.Filters, where: Where) -
 
 def _sort() -> Sort:
     names: dict[Sort, str] = {"match": "Best match", "date": "Newest"}
+    wanted = "date" if by_date() else "match"
+    if st.session_state.get("sort") != wanted:
+        st.session_state["sort"] = wanted
     picked = st.segmented_control(
         "Order",
         list(names),
-        default="match",
         required=True,
         format_func=lambda sort: names[sort],
         key="sort",
-        bind="query-params",
         label_visibility="collapsed",
-        on_change=_asked,
+        on_change=_sorted,
     )
     return "date" if picked == "date" else "match"
 

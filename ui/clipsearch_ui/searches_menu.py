@@ -6,18 +6,18 @@ from urllib.parse import parse_qsl, urlencode
 
 import streamlit as st
 
-from clipsearch_ui import filters
-from clipsearch_ui.searches import Searches
-from clipsearch_ui.state import ask, plain, words
+from clipsearch_ui import chips, filters
+from clipsearch_ui.state import Opened, ask, order, plain, words
 
 NOT_OF_A_SEARCH = ("photo", "page")
 """What the address says beside the search."""
 
 
-def show(searches: Searches) -> None:
+def show(opened: Opened) -> None:
     """Show the menu, closed."""
+    searches = opened.searches
     with st.popover("Searches", icon=":material/bookmark:"):
-        _save(searches)
+        _save(opened)
         if searches.saved:
             st.caption("Saved")
         for name, target in searches.saved.items():
@@ -36,7 +36,13 @@ def show(searches: Searches) -> None:
         if searches.recent:
             st.caption("Recent")
         for number, query in enumerate(searches.recent):
-            st.button(plain(query), key=f"recent_{number}", type="tertiary", on_click=ask, args=(query,))
+            st.button(
+                chips.line(opened, query),
+                key=f"recent_{number}",
+                type="tertiary",
+                on_click=ask,
+                args=(query,),
+            )
         if searches.recent:
             st.button("Clear recent", on_click=searches.clear_recent, key="clear_recent")
 
@@ -45,11 +51,11 @@ def _go(target: str) -> None:
     """Search as the saved address says."""
     address = dict(parse_qsl(target))
     filters.take(address)
-    st.session_state["sort"] = "date" if address.get("sort") == "Newest" else "match"
+    order(by_date=address.get("sort") == "Newest")
     ask(address.get("q", ""))
 
 
-def _save(searches: Searches) -> None:
+def _save(opened: Opened) -> None:
     """Name what is searched for now: the words, with the filters and the order."""
     address = {name: value for name, value in st.query_params.items() if name not in NOT_OF_A_SEARCH}
     query = words()
@@ -60,7 +66,7 @@ def _save(searches: Searches) -> None:
         st.caption("Search for something, or filter, and it can be saved here.")
         return
     with st.form(f"save_{urlencode(address)}", border=False):  # another search begins with its own name
-        name = st.text_input("Save this search as", value=query[:60], key="save_name")
+        name = st.text_input("Save this search as", value=chips.name(opened, query)[:60], key="save_name")
         if st.form_submit_button("Save", icon=":material/bookmark_add:") and (name or "").strip():
-            searches.save(str(name), urlencode(address))
+            opened.searches.save(str(name), urlencode(address))
             st.toast("Saved.")

@@ -105,7 +105,15 @@ class Opened:
     def address(self, photo: Photo, kind: Kind) -> str:
         """Where the browser gets a photo's thumbnail: by id, with a version that changes with the content."""
         self._seen.remember(photo.image_id, (photo.content_hash, photo.paths))
-        return f"/photos/{self.key}/{photo.image_id}/{kind}.webp?v={photo.content_hash.hex()[:8]}"
+        return self._address(photo.image_id, photo.content_hash, kind)
+
+    def _address(self, image_id: int, content_hash: bytes, kind: Kind) -> str:
+        return f"/photos/{self.key}/{image_id}/{kind}.webp?v={content_hash.hex()[:8]}"
+
+    def picture_address(self, image_id: int) -> str | None:
+        """Where the browser gets the thumbnail of the photo with that id; None where there is none."""
+        found = self.content(image_id)
+        return None if found is None else self._address(image_id, found[0], "grid")
 
     def download(self, photo: Photo) -> str:
         """Where the browser gets the photo's file."""
@@ -231,15 +239,40 @@ def is_empty(opened: Opened) -> bool:
 
 
 def ask(words: str) -> None:
-    """Put a query into the search box, on its first page; for callbacks."""
-    st.session_state["q"] = words
+    """Search for this from now on, on the first page of results; for callbacks."""
+    st.session_state["asked"] = words
     st.session_state["page"] = 1
     close_photo()
 
 
 def words() -> str:
-    """What is in the search box."""
-    return str(st.session_state.get("q") or st.query_params.get("q", ""))
+    """What is searched for: the words and the pictures."""
+    asked = st.session_state.get("asked")
+    return str(st.query_params.get("q", "") if asked is None else asked)
+
+
+def by_date() -> bool:
+    """Whether the likely matches are wanted in order of date, by the address."""
+    return st.query_params.get("sort") == "Newest"
+
+
+def order(*, by_date: bool) -> None:
+    """Put the results in order of date, or of similarity; for callbacks of the search page."""
+    if by_date:
+        st.query_params["sort"] = "Newest"
+    elif "sort" in st.query_params:
+        del st.query_params["sort"]
+
+
+def settle_words() -> str:
+    """`words`, which the address holds from now on; for the search page."""
+    text = words()
+    if st.session_state.pop("asked", None) is not None:
+        if text:
+            st.query_params["q"] = text
+        elif "q" in st.query_params:
+            del st.query_params["q"]
+    return text
 
 
 def open_photo(image_id: int) -> None:

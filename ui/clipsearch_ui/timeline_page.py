@@ -84,12 +84,13 @@ def _chart(months: list[str], counts: list[int], at: str) -> str | None:
         }
     )
     span = int((np.datetime64(months[-1], "M") - np.datetime64(months[0], "M")).astype(int))
+    bar = max(3, min(40, 900 // (span + 1)))
     pick = alt.selection_point(name="pick", fields=["key"], nearest=False)
     chart = (
         alt.Chart(table)
-        .mark_bar(cursor="pointer", size=max(3, min(40, 900 // (span + 1))))
+        .mark_bar(cursor="pointer", size=bar)
         .encode(
-            x=alt.X("start:T", title=None),
+            x=alt.X("start:T", title=None, scale=alt.Scale(padding=bar / 2 + 2)),  # whole bars at both ends
             y=alt.Y(
                 "photos:Q", title=None, scale=alt.Scale(type="sqrt"), axis=alt.Axis(tickCount=4, format="d")
             ),
