@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipsearch import durable
-from clipsearch.errors import LibraryDamaged, ModelInvalid
+from clipsearch.errors import LibraryDamaged, ModelInvalid, StorageError
 
 Halves = npt.NDArray[np.float16]
 Floats = npt.NDArray[np.float32]
@@ -94,8 +94,12 @@ class VectorFile:
         if count == 0:
             return np.empty((0, self.dim), ROW_TYPE)
         self.check_length(count)
-        with durable.storage_errors(self.path):
-            return np.memmap(self.path, ROW_TYPE, mode="r", shape=(count, self.dim))
+        try:
+            with durable.storage_errors(self.path):
+                return np.memmap(self.path, ROW_TYPE, mode="r", shape=(count, self.dim))
+        except StorageError:
+            self.check_length(count)  # a compaction may have removed it just now: the reader looks again
+            raise
 
     def verify(self, checksums: Iterable[tuple[int, int]], count: int) -> Iterator[int]:
         """Yield each slot of `checksums` ((slot, CRC-32) pairs) whose row is missing or not what was written.

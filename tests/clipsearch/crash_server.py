@@ -71,7 +71,7 @@ def embedding(content):
 
 def index(folder, home):
     phase_file, acknowledged = home / "phase", home / "acknowledged"
-    phase = int(phase_file.read_text()) if phase_file.exists() else 1
+    phase = int(phase_file.read_text() or 2) if phase_file.exists() else 1
     with folder.writer() as writer:
         space = writer.ensure_space("fingerprint", "mini", "bundled", DIM)
         with writer.changing() as catalog:

@@ -101,7 +101,8 @@ def check_invariant(home):
     with folder:
         health = folder.check()
         assert health.is_good, health
-        phase = int((home / "phase").read_text()) if (home / "phase").exists() else 1
+        # An empty file is about to say that the first phase is over.
+        phase = int((home / "phase").read_text() or 2) if (home / "phase").exists() else 1
         acknowledged = home / "acknowledged"
         if phase == 1 and acknowledged.exists():
             hashes = [bytes.fromhex(line) for line in acknowledged.read_text().split()]

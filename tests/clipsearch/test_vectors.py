@@ -122,3 +122,16 @@ def test_copy_rows_keeps_the_bytes(file, tmp_path):
     file.append(unit(6), 0)
     file.copy_rows(np.array([5, 0, 3]), tmp_path / "copy", 6)
     assert (tmp_path / "copy").read_bytes() == file.open_read(6)[[5, 0, 3]].tobytes()
+
+
+def test_a_file_that_goes_away_while_it_is_mapped_is_told_like_a_missing_one(file, monkeypatch):
+    """A compaction removes it between the look at its length and the mapping; readers then look again."""
+    file.append(unit(3), 0)
+
+    def gone(*_args, **_kwargs):
+        file.path.unlink()
+        raise FileNotFoundError(2, "No such file", str(file.path))
+
+    monkeypatch.setattr(np, "memmap", gone)
+    with pytest.raises(LibraryDamaged, match="has lost 3 of its 3"):
+        file.open_read(3)
