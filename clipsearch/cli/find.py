@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from clipsearch.cli.console import DeviceOption, JsonOption, LibraryOption, results, say, shown, write_json
+from clipsearch.cli.light import LightCommand
 from clipsearch.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ PathsOption = Annotated[bool, typer.Option("--paths", help="Write paths only, on
 NullOption = Annotated[bool, typer.Option("-0", "--null", help="Write paths only, each ended by a NUL byte.")]
 
 
-class DashedWords(TyperCommand):
+class DashedWords(LightCommand):
     """A command whose words may begin with a dash, if they stand behind "--"; says so where they do not."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -62,7 +62,7 @@ class DashedWords(TyperCommand):
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("query", cls=DashedWords)(query)
-    app.command("similar")(similar)
+    app.command("similar", cls=LightCommand)(similar)
 
 
 def query(

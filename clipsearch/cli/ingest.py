@@ -22,6 +22,7 @@ from clipsearch.cli.console import (
     size,
     write_json,
 )
+from clipsearch.cli.light import LightCommand
 
 if TYPE_CHECKING:
     from clipsearch_indexer.ingest import Progress, Summary
@@ -31,7 +32,7 @@ REASONS_SHOWN = 5
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("index")(index)
+    app.command("index", cls=LightCommand)(index)
 
 
 def index(

@@ -25,10 +25,12 @@ from clipsearch.cli import (
     ui,
 )
 from clipsearch.cli.console import say_error
+from clipsearch.cli.light import LightGroup
 from clipsearch.errors import ClipsearchError
 
 app = typer.Typer(
     name="clipsearch",
+    cls=LightGroup,
     help="Find photos by what is in them, offline.",
     no_args_is_help=True,
     rich_markup_mode="rich",

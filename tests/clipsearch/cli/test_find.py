@@ -139,8 +139,12 @@ from clipsearch.cli.main import run
 try:
     run()
 finally:
-    heavy = "torch onnxruntime faiss sqlalchemy transformers streamlit huggingface_hub PIL rich".split()
-    print(json.dumps([name for name in heavy if name in sys.modules]), file=sys.stderr)
+    heavy = (
+        "torch onnxruntime faiss sqlalchemy transformers streamlit huggingface_hub PIL rich pydantic asyncio"
+        " email http starlette uvicorn zipfile clipsearch.encoder clipsearch.graphs clipsearch.server.client"
+        " clipsearch_indexer"
+    )
+    print(json.dumps([name for name in heavy.split() if name in sys.modules]), file=sys.stderr)
 """
 
 
