@@ -32,7 +32,7 @@ class LightGroup(TyperGroup):
 
 
 def _lightened(parameters: list[Any]) -> list[Any]:
-    """Put a light converter before that of each; Typers without pydantic have none to be put before."""
+    """Put a light converter before that of each; a Typer that needs no pydantic has none."""
     for parameter in parameters:
         heavy = getattr(parameter, "get_runtime_param", None)
         if heavy is not None and not isinstance(heavy, partial):
