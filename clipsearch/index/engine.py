@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from clipsearch.errors import MissingExtra
@@ -44,6 +43,8 @@ def _none() -> MissingExtra:
 
 
 def _installed(package: str) -> bool:
+    from importlib.metadata import PackageNotFoundError, version  # slow to import, and few queries ask FAISS
+
     try:
         return bool(version(package))
     except PackageNotFoundError:
