@@ -74,7 +74,7 @@ def without_some(place: Path, share: float) -> None:
     random = np.random.default_rng(0)
     with LibraryFolder.open(place) as folder, folder.writer() as writer:
         with writer.reading() as catalog:
-            known = list(catalog.files.known(next(iter(catalog.roots.all())).id).values())
+            known = list(catalog.known.files(next(iter(catalog.roots.all())).id).values())
         writer.commit(Batch(missing=[row.file_id for row in known if random.random() < share]))
 
 

@@ -12,22 +12,26 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import cached_property
 from pathlib import Path
-
-from sqlalchemy import Connection, text
+from typing import TYPE_CHECKING
 
 from clipsearch import durable
 from clipsearch.store import migrations
-from clipsearch.store.connect import BUSY_TIMEOUT_MS
+from clipsearch.store.connect import BUSY_TIMEOUT_MS, Access, catalog_errors, open_reader, open_writer
 from clipsearch.store.counts import Counts
-from clipsearch.store.embeddings import Embeddings
-from clipsearch.store.engine import Access, catalog_errors, open_engine
-from clipsearch.store.files import Files
-from clipsearch.store.images import Images
-from clipsearch.store.journal import Failures, Runs
+from clipsearch.store.known import Known
+from clipsearch.store.link import Link
 from clipsearch.store.reader import Reading
 from clipsearch.store.roots import Roots
+from clipsearch.store.runs import Runs
 from clipsearch.store.spaces import Spaces
+
+if TYPE_CHECKING:
+    from clipsearch.store.embeddings import Embeddings
+    from clipsearch.store.failures import Failures
+    from clipsearch.store.files import Files
+    from clipsearch.store.images import Images
 
 # What must hold between rows, as queries that count the exceptions.
 _RULES = {
@@ -50,28 +54,57 @@ _RULES = {
 
 
 class Catalog(Reading):
-    """One transaction: the queries, by what they are about."""
+    """One transaction: the queries, by what they are about.
 
-    def __init__(self, connection: Connection) -> None:
-        super().__init__(_driver_of(connection))
-        self._connection = connection
-        self.roots = Roots(connection)
-        self.images = Images(connection)
-        self.files = Files(connection)
-        self.failures = Failures(connection)
-        self.runs = Runs(connection)
-        self.spaces = Spaces(connection)
-        self.embeddings = Embeddings(connection)
-        self.counts = Counts(connection)
+    Those about files, images, failures and embeddings are built with SQLAlchemy, which the first of
+    them loads.
+    """
+
+    def __init__(self, link: Link) -> None:
+        super().__init__(link.driver)
+        self._link = link
+        self.roots = Roots(link.driver)
+        self.runs = Runs(link.driver)
+        self.spaces = Spaces(link.driver)
+        self.counts = Counts(link.driver)
+        self.known = Known(link.driver)
+
+    @cached_property
+    def images(self) -> Images:
+        """The contents."""
+        from clipsearch.store.images import Images
+
+        return Images(self._link.built)
+
+    @cached_property
+    def files(self) -> Files:
+        """The paths."""
+        from clipsearch.store.files import Files
+
+        return Files(self._link.built)
+
+    @cached_property
+    def failures(self) -> Failures:
+        """The files that gave no image."""
+        from clipsearch.store.failures import Failures
+
+        return Failures(self._link.built)
+
+    @cached_property
+    def embeddings(self) -> Embeddings:
+        """The slots."""
+        from clipsearch.store.embeddings import Embeddings
+
+        return Embeddings(self._link.built)
 
     def integrity(self) -> list[str]:
         """Return what is wrong with the file or between its rows, in sentences; empty when all is well."""
-        found = self._connection.exec_driver_sql("PRAGMA integrity_check").scalars()
-        problems = [str(problem) for problem in found if problem != "ok"]
-        for table, _, parent, _ in self._connection.exec_driver_sql("PRAGMA foreign_key_check"):
+        found = self._driver.execute("PRAGMA integrity_check")
+        problems = [str(problem) for (problem,) in found if problem != "ok"]
+        for table, _, parent, _ in self._driver.execute("PRAGMA foreign_key_check"):
             problems.append(f"a row of {table} names a row of {parent} that is not there")
         for sentence, query in _RULES.items():
-            count = self._connection.exec_driver_sql(query).scalar_one()
+            (count,) = self._driver.execute(query).fetchone()
             if count:
                 problems.append(f"{count:,} {sentence}")
         return problems
@@ -85,16 +118,7 @@ class Catalog(Reading):
             self._driver.backup(copy)
 
     def _bump_generation(self) -> None:
-        self._connection.execute(
-            text("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'generation'")
-        )
-
-
-def _driver_of(connection: Connection) -> sqlite3.Connection:
-    """Return the driver's own connection, which is in the same transaction."""
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, sqlite3.Connection)
-    return driver
+        self._driver.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'generation'")
 
 
 class Store:
@@ -106,18 +130,38 @@ class Store:
         With "write" an older one is brought to the present schema; "create" makes it where there is none.
         """
         self.path = path
-        self._engine = open_engine(path, access)
+        self._access = access
+        link = self._open()
+        self._idle = [link]
         try:
             with catalog_errors(path):
-                self.version = migrations.version_of(self._engine)
+                self.version = migrations.version_of(link.driver)
                 migrations.check_version(path, self.version)
                 if access != "read":
-                    self._keep_log()
-                    migrations.migrate(self._engine, path)
+                    # It remembers. Comes after the look at the version.
+                    link.driver.execute("PRAGMA journal_mode = WAL").fetchall()
+                    migrations.migrate(link, path)
                     self.version = migrations.CURRENT_VERSION
         except BaseException:
             self.close()
             raise
+
+    def _open(self) -> Link:
+        if self._access == "read":
+            return Link(open_reader(self.path))
+        return Link(open_writer(self.path, self._access))
+
+    @contextmanager
+    def _link(self) -> Iterator[Link]:
+        """Give a connection to the body alone: one that is idle, else a new one."""
+        try:
+            link = self._idle.pop()
+        except IndexError:  # another thread was quicker
+            link = self._open()
+        try:
+            yield link
+        finally:
+            self._idle.append(link)
 
     @property
     def is_current(self) -> bool:
@@ -131,8 +175,8 @@ class Store:
         As long as it is open the write-ahead log keeps growing behind it, so keep it for an answer, not for a
         session.
         """
-        with catalog_errors(self.path), self._engine.begin() as connection:
-            catalog = Catalog(connection)
+        with catalog_errors(self.path), self._link() as link, link.transaction("BEGIN"):
+            catalog = Catalog(link)
             catalog.generation()  # the first read is what fixes the state
             yield catalog
 
@@ -142,14 +186,10 @@ class Store:
 
         Raises StorageError, LibraryLocked, LibraryDamaged. Once it has returned, the changes are on the disk.
         """
-        with (
-            durable.storage_errors(self.path),
-            catalog_errors(self.path),
-            self._engine.connect() as connection,
-        ):
+        with durable.storage_errors(self.path), catalog_errors(self.path), self._link() as link:
             durable.failpoint("catalog.begin")
-            with connection.begin():
-                catalog = Catalog(connection)
+            with link.transaction("BEGIN IMMEDIATE"):
+                catalog = Catalog(link)
                 yield catalog
                 catalog._bump_generation()
                 durable.failpoint("catalog.commit")
@@ -160,7 +200,8 @@ class Store:
 
         Raises StorageError.
         """
-        with durable.storage_errors(self.path), self._driver() as driver:
+        with durable.storage_errors(self.path), catalog_errors(self.path), self._link() as link:
+            driver = link.driver
             durable.failpoint("catalog.checkpoint")
             [(_, logged, written)] = driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             # Emptying the log takes a moment without readers; do not wait for one.
@@ -172,22 +213,10 @@ class Store:
             durable.failpoint("catalog.checkpointed")
             return bool(logged == written)
 
-    def _keep_log(self) -> None:
-        """Switch the file to a write-ahead log, once: it remembers. Comes after the look at the version."""
-        with self._driver() as driver:
-            driver.execute("PRAGMA journal_mode = WAL").fetchall()
-
-    @contextmanager
-    def _driver(self) -> Iterator[sqlite3.Connection]:
-        """Give the driver's own connection, outside any transaction."""
-        with catalog_errors(self.path), closing(self._engine.raw_connection()) as pooled:
-            driver = pooled.driver_connection
-            assert isinstance(driver, sqlite3.Connection)
-            yield driver
-
     def close(self) -> None:
         """Close the connections."""
-        self._engine.dispose()
+        while self._idle:
+            self._idle.pop().close()
 
     def __enter__(self) -> Store:
         return self

@@ -9,15 +9,20 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
 
 from clipsearch.errors import ClipsearchError, LibraryDamaged, LibraryLocked, StorageError
 
+Access = Literal["read", "write", "create"]
+
 BUSY_TIMEOUT_MS = 5000
 READER_PRAGMAS = ("foreign_keys = ON", f"busy_timeout = {BUSY_TIMEOUT_MS}", "wal_autocheckpoint = 0")
+WRITER_PRAGMAS = ("foreign_keys = ON", f"busy_timeout = {BUSY_TIMEOUT_MS}", "synchronous = FULL")
 READ_MODES = ("mode=ro", "mode=ro&immutable=1")
 """How a reader opens the catalog. The second is for a folder that cannot be written, where SQLite cannot make
 its shared-memory file: the database as an immutable file, which is right as long as no ``-wal`` with changes
@@ -40,17 +45,26 @@ def open_reader(path: Path) -> sqlite3.Connection:
     """
     with catalog_errors(path):
         try:
-            return _tried(connect(path, READ_MODES[0]))
+            return _tried(connect(path, READ_MODES[0]), READER_PRAGMAS)
         except sqlite3.Error as error:
             if not needs_immutable(error, path):
                 raise
-        return _tried(connect(path, READ_MODES[1]))
+        return _tried(connect(path, READ_MODES[1]), READER_PRAGMAS)
 
 
-def _tried(connection: sqlite3.Connection) -> sqlite3.Connection:
+def open_writer(path: Path, access: Access = "write") -> sqlite3.Connection:
+    """Connect for writing, tried once; "create" makes the file.
+
+    Raises LibraryDamaged, LibraryLocked, StorageError.
+    """
+    with catalog_errors(path):
+        return _tried(connect(path, "mode=rwc" if access == "create" else "mode=rw"), WRITER_PRAGMAS)
+
+
+def _tried(connection: sqlite3.Connection, pragmas: Sequence[str]) -> sqlite3.Connection:
     """Return `connection` once it has read the header and the schema."""
     try:
-        for pragma in READER_PRAGMAS:
+        for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except (sqlite3.Error, UnicodeDecodeError):
@@ -61,11 +75,24 @@ def _tried(connection: sqlite3.Connection) -> sqlite3.Connection:
 
 @contextmanager
 def catalog_errors(path: Path) -> Iterator[None]:
-    """Turn what SQLite raises in the body into the error a user can act on, for the catalog at `path`."""
+    """Turn what SQLite, or SQLAlchemy over it, raises in the body into the error a user can act on.
+
+    `path` is the catalog's.
+    """
     try:
         yield
     except (sqlite3.Error, json.JSONDecodeError, UnicodeDecodeError) as error:  # the last of a damaged schema
         raise translated(error, path) from error
+    except Exception as error:
+        if _is_sqlalchemys(error):
+            raise translated(error, path) from error
+        raise
+
+
+def _is_sqlalchemys(error: Exception) -> bool:
+    """Whether SQLAlchemy raised it, which it has not while it is not loaded."""
+    module = sys.modules.get("sqlalchemy.exc")
+    return module is not None and isinstance(error, module.SQLAlchemyError)
 
 
 def needs_immutable(error: Exception, path: Path) -> bool:

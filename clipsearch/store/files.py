@@ -1,4 +1,4 @@
-"""Queries about paths: what is known of them, where contents were found, what vanished.
+"""Queries about paths: where contents were found, what vanished.
 
 Every change here keeps ``images.hidden`` equal to "no file of this image is there", so that a search need not
 look at files to know what may be found.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from sqlalchemy import Connection, delete, select, text, update
 from sqlalchemy.dialects.sqlite import insert
@@ -16,15 +15,10 @@ from sqlalchemy.dialects.sqlite import insert
 from clipsearch.store.chunks import chunks
 from clipsearch.store.embeddings import bury
 from clipsearch.store.models import Embedding, Failure, File, Image, Root
-from clipsearch.store.rows import FoundFile, KnownFile, PruneResult, StoredFile
+from clipsearch.store.rows import FoundFile, PruneResult, StoredFile
 
-_UNSIGNED = (1 << 64) - 1
 _LARGEST = (1 << 63) - 1
 
-_KNOWN = (
-    "SELECT path, id, image_id, size, mtime_ns, ctime_ns, inode, device, missing_since IS NOT NULL,"
-    " verified_at_ns FROM files WHERE root_id = ?"
-)
 _REFRESH_HIDDEN = (
     update(Image)
     .values(hidden=~select(File.id).where(File.image_id == Image.id, File.missing_since.is_(None)).exists())
@@ -37,15 +31,6 @@ class Files:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-
-    def known(self, root_id: int) -> dict[bytes, KnownFile]:
-        """Return path → what is known, for every file of a root (missing ones too), in one query."""
-        # Past SQLAlchemy, straight from the driver: a third of the time at 100,000 files.
-        cursor = self._connection.connection.cursor()
-        cursor.execute(_KNOWN, (root_id,))
-        rows = cursor.fetchall()
-        cursor.close()
-        return {row[0]: KnownFile._make(row[1:]) for row in rows} | _unwrapped(rows)
 
     def stored(self) -> list[StoredFile]:
         """Return every file that should be there, in folders that can be reached, with its content's hash."""
@@ -210,17 +195,6 @@ def _values(image_id: int, file: FoundFile) -> dict[str, object]:
 def _signed(value: int) -> int:
     """Return an unsigned 64-bit number as the signed one of the same bits: all that SQLite stores."""
     return value - (1 << 64) if value > _LARGEST else value
-
-
-def _unwrapped(rows: Sequence[Sequence[Any]]) -> dict[bytes, KnownFile]:
-    """Return the rows whose inode or device number does not fit SQLite, with the number as it was."""
-    return {
-        path: KnownFile(
-            file, image, size, mtime, ctime, inode & _UNSIGNED, device & _UNSIGNED, gone, verified
-        )
-        for path, file, image, size, mtime, ctime, inode, device, gone, verified in rows
-        if inode < 0 or device < 0
-    }
 
 
 def _clamped(time_ns: int) -> int:

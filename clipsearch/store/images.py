@@ -1,4 +1,4 @@
-"""Queries about contents: which are known, how a new one is recorded, which still want an embedding."""
+"""Queries about contents: which are known, how a new one is recorded."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.dialects.sqlite import insert
 
 from clipsearch.store.chunks import chunks
 from clipsearch.store.files import Files, file_date
-from clipsearch.store.models import Embedding, File, Image
-from clipsearch.store.rows import ImageRow, NewImage, PendingImage
+from clipsearch.store.models import Embedding, Image
+from clipsearch.store.rows import ImageRow, NewImage
 
 _IMAGE_COLUMNS = (
     Image.id,
@@ -90,40 +90,12 @@ class Images:
             Files(self._connection).place(placed)
         return ordered
 
-    def pending(self, space_id: int, *, after_id: int = 0, limit: int = 1000) -> list[PendingImage]:
-        """Return visible images without an embedding in the space, in order of id from past `after_id`.
-
-        The next page starts after the last id returned.
-        """
-        page = _pending_ids(space_id).where(Image.id > after_id).order_by(Image.id).limit(limit)
-        query = (
-            select(Image.id, Image.hash, Image.size, File.path)
-            .join(File, File.image_id == Image.id)
-            .where(Image.id.in_(page), File.missing_since.is_(None))
-            .order_by(Image.id, File.path)
-        )
-        found: dict[int, PendingImage] = {}
-        for image, content, size, path in self._connection.execute(query):
-            paths = found[image].paths if image in found else ()
-            found[image] = PendingImage(image, content, size, (*paths, path))
-        return list(found.values())
-
-    def count_pending(self, space_id: int) -> int:
-        """Return how many visible images have no embedding in the space."""
-        query = select(func.count()).select_from(_pending_ids(space_id).subquery())
-        return int(self._connection.execute(query).scalar_one())
-
 
 def _image_row(row: Sequence[Any]) -> ImageRow:
     """Return the image of a row of `_IMAGE_COLUMNS`."""
     values = list(row)
     values[-2] = tuple(values[-2])
     return ImageRow(*values)
-
-
-def _pending_ids(space_id: int) -> Select[int]:
-    embedded = select(Embedding.slot).where(Embedding.image_id == Image.id, Embedding.space_id == space_id)
-    return select(Image.id).where(Image.hidden == False, ~embedded.exists())  # noqa: E712 - an SQL expression
 
 
 def _values(image: NewImage, now: str) -> dict[str, object]:

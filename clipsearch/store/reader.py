@@ -8,7 +8,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +16,10 @@ from clipsearch.store import migrations
 from clipsearch.store.connect import catalog_errors, open_reader
 from clipsearch.store.rows import SpaceRow
 from clipsearch.store.search import Search
+from clipsearch.store.spaces import Spaces
 
 if TYPE_CHECKING:
     from clipsearch.store.overview import Overview
-
-_SPACE = ", ".join(field.name for field in fields(SpaceRow))
 
 
 class Reading:
@@ -46,12 +44,7 @@ class Reading:
 
     def active_space(self) -> SpaceRow | None:
         """Return the space that answers queries; None before anything was indexed."""
-        query = f"SELECT {_SPACE} FROM spaces WHERE active = 1"  # noqa: S608 - names of columns
-        row = self._driver.execute(query).fetchone()
-        if row is None:
-            return None
-        values = dict(zip(_SPACE.split(", "), row, strict=True))
-        return SpaceRow(**values | {"active": bool(values["active"])})
+        return Spaces(self._driver).active()
 
     def overview(self, space_id: int) -> Overview:
         """Return the columns of all visible photos; see `clipsearch.store.overview`."""
@@ -75,7 +68,7 @@ class Reader:
         self._idle = [open_reader(path)]
         try:
             with catalog_errors(path):
-                self.version = int(self._idle[0].execute("PRAGMA user_version").fetchone()[0])
+                self.version = migrations.version_of(self._idle[0])
             migrations.check_version(path, self.version)
         except BaseException:
             self.close()

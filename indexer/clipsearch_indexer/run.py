@@ -305,6 +305,6 @@ class Run:
     def _switch(self) -> None:
         """Let this model answer once everything that can be found has an embedding of it."""
         with self._writer.reading() as catalog:
-            self.summary.pending = catalog.images.count_pending(self._space.id)
+            self.summary.pending = catalog.known.count_pending(self._space.id)
         if not self._space.active and not self.summary.pending:
             self._writer.activate(self._space.id)

@@ -87,7 +87,7 @@ def index(folder, home):
 
 def scan(writer, root, space, world, acknowledged):
     with writer.reading() as catalog:
-        known = catalog.files.known(root)
+        known = catalog.known.files(root)
         embedded = catalog.images.ids_by_hash([digest(content) for content in world.values()])
     gone = {known[path].image_id: known[path].file_id for path in known if path not in world}
     fresh, found, moves = {}, [], []

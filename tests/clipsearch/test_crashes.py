@@ -81,7 +81,7 @@ def state(home):
             row = snapshot.vectors[hit.slot].tobytes()
             files.update(dict.fromkeys(hit.paths, (hit.image.hash, row)))
         with folder.reading() as catalog:  # of the same state: nobody writes
-            known = catalog.files.known(1)
+            known = catalog.known.files(1)
             failures = [(row.path, row.reason) for row in catalog.failures.all()]
         return (
             files,

@@ -138,7 +138,7 @@ def test_what_is_visible_is_read_once_a_state(folder, monkeypatch):
     assert len(asked) == 1
     with folder.writer() as writer:
         with writer.reading() as catalog:
-            known = catalog.files.known(1)
+            known = catalog.known.files(1)
         writer.commit(Batch(missing=[known[b"/p/b"].file_id]))
     assert seen() == ([0, 2], [0, 2])
     with folder.writer() as writer:
@@ -155,7 +155,7 @@ def test_a_snapshot_stays_while_a_writer_goes_on(folder):
         with folder.writer() as writer:
             writer.commit(batch("de", space))
             with writer.reading() as catalog:
-                known = catalog.files.known(1)
+                known = catalog.known.files(1)
             writer.commit(Batch(missing=[known[b"/p/a"].file_id]))
             writer.prune()
             writer.compact(space.id)
@@ -173,7 +173,7 @@ def test_a_compaction_between_two_looks_at_the_vectors_is_no_damage(folder, monk
     space = fill(folder)
     with folder.writer() as writer:
         with writer.reading() as catalog:
-            known = catalog.files.known(1)
+            known = catalog.known.files(1)
         writer.commit(Batch(missing=[known[b"/p/a"].file_id]))
         writer.prune()
         measured = VectorFile.rows_on_disk
@@ -261,7 +261,7 @@ def test_metadata_may_enter_before_the_embeddings(folder):
     with folder.writer() as writer:
         [first, second] = writer.commit(Batch(images=[image("d"), image("e")]))
         with writer.reading() as catalog:
-            assert catalog.images.count_pending(space.id) == 2
+            assert catalog.known.count_pending(space.id) == 2
         writer.commit(Batch(encoded=[second, first], vectors=embeddings("ed"), space_id=space.id))
     with folder.snapshot() as snapshot:
         assert [hit.paths for hit in snapshot.hits([3, 4])] == [(b"/p/e",), (b"/p/d",)]
@@ -273,7 +273,7 @@ def test_another_model_fills_up_beside_the_first_and_then_takes_over(folder):
         other = writer.ensure_space("another", "big", "hub", DIM)
         assert not other.active
         with writer.reading() as catalog:
-            pending = catalog.images.pending(other.id)
+            pending = catalog.known.pending(other.id)
         ids = [image.image_id for image in pending]
         writer.commit(Batch(encoded=ids, vectors=embeddings("xyz"), space_id=other.id))
         with pytest.raises(ModelMismatch, match=r"made with mini .* comes from big"):
@@ -346,7 +346,7 @@ def test_lost_rows_are_refused_and_repaired_on_request(folder):
     with folder.writer(repair=True) as writer:
         assert writer.recovery.lost_embeddings == 2
         with writer.reading() as catalog:
-            pending = [image.paths for image in catalog.images.pending(space.id)]
+            pending = [image.paths for image in catalog.known.pending(space.id)]
         assert pending == [(b"/p/c",), (b"/p/d",)]
         writer.commit(batch("cd", space))
     assert folder.check().is_good
@@ -364,7 +364,7 @@ def test_check_names_the_photo_of_a_flipped_bit_and_repair_touches_only_that(fol
     with folder.writer(repair=True) as writer:
         writer.drop_embeddings(space.id, health.damaged)
         with writer.reading() as catalog:
-            [pending] = catalog.images.pending(space.id)
+            [pending] = catalog.known.pending(space.id)
         writer.commit(Batch(encoded=[pending.image_id], vectors=embeddings("b"), space_id=space.id))
     assert folder.check().is_good
 
@@ -449,7 +449,7 @@ def test_an_older_library_is_brought_up_to_date_unless_someone_writes(folder, mo
     with LibraryFolder.open(folder.path) as opened:
         assert paths(opened) == [b"/p/a", b"/p/b", b"/p/c"]
         with opened.reading() as catalog:
-            columns = catalog._connection.exec_driver_sql("PRAGMA table_info(roots)").fetchall()
+            columns = catalog._driver.execute("PRAGMA table_info(roots)").fetchall()
     assert "colour" in {column[1] for column in columns}
 
 

@@ -62,7 +62,7 @@ class Growing:
         """Hide some of the files, and forget them."""
         with self.folder.writer() as writer:
             with writer.reading() as catalog:
-                rows = list(catalog.files.known(self.root).values())
+                rows = list(catalog.known.files(self.root).values())
             gone = [row.file_id for row in rows if not row.missing and self.random.random() < share]
             writer.commit(Batch(missing=gone))
             writer.prune()

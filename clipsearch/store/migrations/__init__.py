@@ -8,15 +8,13 @@ and a line in `STEPS`.
 from __future__ import annotations
 
 import secrets
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from clipsearch.errors import LibraryVersion
+from clipsearch.store.link import Link
 from clipsearch.store.migrations import m001_initial
-
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
 
 Step = Sequence[str]
 
@@ -24,10 +22,9 @@ STEPS: tuple[Step, ...] = (m001_initial.STATEMENTS,)
 CURRENT_VERSION = len(STEPS)
 
 
-def version_of(engine: Engine) -> int:
+def version_of(driver: sqlite3.Connection) -> int:
     """Return the number of the last step that the catalog has seen; 0 for an empty file."""
-    with engine.connect() as connection:
-        return int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
+    return int(driver.execute("PRAGMA user_version").fetchone()[0])
 
 
 def check_version(path: Path, version: int, newest: int = CURRENT_VERSION) -> None:
@@ -39,22 +36,22 @@ def check_version(path: Path, version: int, newest: int = CURRENT_VERSION) -> No
         )
 
 
-def migrate(engine: Engine, path: Path, steps: Sequence[Step] = STEPS) -> int:
+def migrate(link: Link, path: Path, steps: Sequence[Step] = STEPS) -> int:
     """Do the steps that the catalog has not seen and return how many; the caller holds the writer lock.
 
     A step that fails, or a process that dies in it, leaves the catalog at the step before. Raises
     LibraryVersion, with the file untouched, when the catalog is newer.
     """
-    version = version_of(engine)
+    version = version_of(link.driver)
     check_version(path, version, len(steps))
     for number, statements in enumerate(steps[version:], start=version + 1):
-        with engine.begin() as connection:
+        with link.transaction("BEGIN IMMEDIATE"):
             for statement in statements:
-                connection.exec_driver_sql(statement)
+                link.driver.execute(statement)
             if number == 1:
-                connection.exec_driver_sql(
+                link.driver.execute(
                     "INSERT INTO meta (key, value) VALUES ('generation', '0'), ('library_id', ?)",
                     (secrets.token_hex(16),),
                 )
-            connection.exec_driver_sql(f"PRAGMA user_version = {number}")
+            link.driver.execute(f"PRAGMA user_version = {number}")
     return len(steps) - version

@@ -59,7 +59,7 @@ class Scene:
         return image
 
     def file_id(self, path, root=None):
-        return self.catalog.files.known(self.root if root is None else root)[path].file_id
+        return self.catalog.known.files(self.root if root is None else root)[path].file_id
 
     def visible(self):
         return self.catalog.search.visible_slots(self.space).tolist()

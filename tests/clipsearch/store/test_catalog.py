@@ -3,7 +3,8 @@ import sqlite3
 import pytest
 
 from clipsearch.errors import LibraryDamaged, LibraryLocked, StorageError
-from clipsearch.store import engine as engine_module
+from clipsearch.store import NewFailure
+from clipsearch.store import connect as connect_module
 from clipsearch.store.catalog import Store
 
 
@@ -49,12 +50,28 @@ def test_a_reader_can_change_nothing(store):
 
 
 def test_the_settings_that_durability_rests_on(store):
-    with store._engine.connect() as connection:
+    with store._link() as link:
         pragmas = ("journal_mode", "synchronous", "foreign_keys", "wal_autocheckpoint")
-        values = [connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in pragmas]
+        values = [link.driver.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas]
     assert values == ["wal", 2, 1, 1000]
-    with Store(store.path) as reader, reader._engine.connect() as connection:
-        assert connection.exec_driver_sql("PRAGMA wal_autocheckpoint").scalar_one() == 0
+    with Store(store.path) as reader, reader._link() as link:
+        assert link.driver.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
+
+
+def test_what_sqlalchemy_builds_is_part_of_the_transaction(store):
+    def change(name):
+        with store.writing() as catalog:
+            root = catalog.roots.add(name, None)
+            catalog.failures.note([NewFailure(root, name, 3, 4, "truncated", "corrupt")])
+            if name == b"/never":
+                raise KeyError
+
+    with pytest.raises(KeyError):
+        change(b"/never")
+    change(b"/kept")
+    with store.reading() as catalog:
+        assert [root.path for root in catalog.roots.all()] == [b"/kept"]
+        assert [failure.path for failure in catalog.failures.all()] == [b"/kept"]
 
 
 def test_checkpoint_does_not_wait_for_a_reader(store):
@@ -69,9 +86,9 @@ def test_checkpoint_does_not_wait_for_a_reader(store):
 def test_a_full_disk_rolls_back_and_keeps_the_rows(store):
     with store.writing() as catalog:
         catalog.roots.add(b"/kept", None)
-    with store._engine.connect() as connection:
-        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
-        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+    with store._link() as link:
+        (pages,) = link.driver.execute("PRAGMA page_count").fetchone()
+        link.driver.execute(f"PRAGMA max_page_count = {pages}")
 
     def fill():
         with store.writing() as catalog:
@@ -87,11 +104,15 @@ def test_a_full_disk_rolls_back_and_keeps_the_rows(store):
 
 
 def test_another_program_that_writes_is_named_as_such(store, monkeypatch):
-    monkeypatch.setattr(engine_module, "_WRITER_PRAGMAS", ("busy_timeout = 1",))
+    monkeypatch.setattr(connect_module, "WRITER_PRAGMAS", ("busy_timeout = 1",))
     other = sqlite3.connect(store.path)
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(LibraryLocked, match="in use by another program"):
-        Store(store.path, "write")
+    with (
+        Store(store.path, "write") as second,
+        pytest.raises(LibraryLocked, match="in use by another program"),
+        second.writing(),
+    ):
+        pass
     other.close()
 
 
@@ -139,12 +160,12 @@ def test_a_damaged_page_is_noticed_when_it_is_read(store):
 
 def test_integrity_names_what_does_not_fit_together(scene):
     image = scene.add("a", b"/p/a")
-    connection = scene.catalog._connection
-    connection.exec_driver_sql("UPDATE images SET hidden = 1")
-    connection.exec_driver_sql("UPDATE spaces SET slots = 5")
+    connection = scene.catalog._driver
+    connection.execute("UPDATE images SET hidden = 1")
+    connection.execute("UPDATE spaces SET slots = 5")
     assert scene.problems() == [
         "1 spaces do not account for every slot as an embedding or a tombstone",
         "1 images are hidden although a file is there, or shown although none is",
     ]
-    connection.exec_driver_sql(f"UPDATE images SET hidden = 0 WHERE id = {image}")
-    connection.exec_driver_sql("UPDATE spaces SET slots = 1")
+    connection.execute(f"UPDATE images SET hidden = 0 WHERE id = {image}")
+    connection.execute("UPDATE spaces SET slots = 1")

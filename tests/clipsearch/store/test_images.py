@@ -30,22 +30,22 @@ def test_text_that_is_no_unicode_is_stored_legibly(scene):
 def test_pending_images_come_page_by_page_until_they_are_embedded(scene):
     ids = [scene.add(str(n), b"/p/%d" % n, b"/p/copy %d" % n, embed=False) for n in range(5)]
     scene.catalog.files.mark_missing([scene.file_id(b"/p/3"), scene.file_id(b"/p/copy 3")])
-    assert scene.catalog.images.count_pending(scene.space) == 4
-    page = scene.catalog.images.pending(scene.space, limit=2)
+    assert scene.catalog.known.count_pending(scene.space) == 4
+    page = scene.catalog.known.pending(scene.space, limit=2)
     assert [(image.image_id, image.paths) for image in page] == [
         (ids[0], (b"/p/0", b"/p/copy 0")),
         (ids[1], (b"/p/1", b"/p/copy 1")),
     ]
-    rest = scene.catalog.images.pending(scene.space, after_id=ids[1])
+    rest = scene.catalog.known.pending(scene.space, after_id=ids[1])
     assert [image.image_id for image in rest] == [ids[2], ids[4]]
     scene.catalog.embeddings.add(scene.space, 0, [(image, 1) for image in ids])
-    assert scene.catalog.images.pending(scene.space) == []
+    assert scene.catalog.known.pending(scene.space) == []
 
 
 def test_a_space_wants_every_image_of_its_own(scene):
     image = scene.add("a", b"/p/a")
     other = scene.catalog.spaces.add("other", "big", "hub", 16)
-    assert [pending.image_id for pending in scene.catalog.images.pending(other)] == [image]
+    assert [pending.image_id for pending in scene.catalog.known.pending(other)] == [image]
 
 
 def test_a_second_embedding_buries_the_first(scene):
@@ -66,7 +66,7 @@ def test_a_slot_is_given_only_once(scene):
 def test_dropped_embeddings_are_pending_again(scene):
     images = [scene.add(name, b"/p/" + name.encode()) for name in "abc"]
     assert scene.catalog.embeddings.drop(scene.space, [1, 7]) == 1
-    assert [image.image_id for image in scene.catalog.images.pending(scene.space)] == [images[1]]
+    assert [image.image_id for image in scene.catalog.known.pending(scene.space)] == [images[1]]
     assert scene.visible() == [0, 2]
 
 

@@ -16,7 +16,7 @@ def test_attempts_count_up_until_the_file_changes(scene):
     run = scene.catalog.runs.start()
     for _ in range(3):
         scene.catalog.failures.note([failure(scene)], run)
-    assert scene.catalog.failures.known(scene.root) == {b"/p/\xff": KnownFailure(3, 4, "corrupt", 3)}
+    assert scene.catalog.known.failures(scene.root) == {b"/p/\xff": KnownFailure(3, 4, "corrupt", 3)}
     scene.catalog.failures.note([failure(scene, mtime_ns=5, reason="bad \udcff header")], run)
     [row] = scene.catalog.failures.all()
     assert (row.attempts, row.reason, row.last_run) == (1, "bad ? header", run)

@@ -1,5 +1,6 @@
 import hashlib
 import sqlite3
+from contextlib import closing
 
 import pytest
 from sqlalchemy import create_engine, inspect
@@ -8,7 +9,9 @@ from clipsearch.errors import LibraryVersion
 from clipsearch.store import catalog as catalog_module
 from clipsearch.store import migrations
 from clipsearch.store.catalog import Store
-from clipsearch.store.engine import open_engine
+from clipsearch.store.connect import open_writer
+from clipsearch.store.engine import engine_over
+from clipsearch.store.link import Link
 from clipsearch.store.migrations import m001_initial
 from clipsearch.store.models import Base
 
@@ -54,8 +57,9 @@ def test_released_steps_are_as_they_were_released():
 
 
 def test_the_migrated_schema_is_that_of_the_models(tmp_path):
-    with Store(tmp_path / "catalog.db", "create") as store:
-        migrated = generic(schema(store._engine))
+    Store(tmp_path / "catalog.db", "create").close()
+    with closing(open_writer(tmp_path / "catalog.db")) as driver:
+        migrated = generic(schema(engine_over(driver)))
     models = create_engine(f"sqlite:///{tmp_path / 'models.db'}")
     Base.metadata.create_all(models)
     assert migrated == generic(schema(models))
@@ -91,23 +95,20 @@ NEXT = (
 
 
 def test_later_steps_are_done_once_and_keep_the_rows(original):
-    engine = open_engine(original, "write")
-    assert migrations.migrate(engine, original, NEXT) == 1
-    assert migrations.migrate(engine, original, NEXT) == 0
-    assert migrations.version_of(engine) == 2
-    with engine.connect() as connection:
-        assert connection.exec_driver_sql("SELECT path, colour FROM roots").all() == [(b"/p", "red")]
-    engine.dispose()
+    with closing(Link(open_writer(original))) as link:
+        assert migrations.migrate(link, original, NEXT) == 1
+        assert migrations.migrate(link, original, NEXT) == 0
+        assert migrations.version_of(link.driver) == 2
+        assert link.driver.execute("SELECT path, colour FROM roots").fetchall() == [(b"/p", "red")]
 
 
 def test_a_step_that_fails_leaves_the_step_before(original):
-    engine = open_engine(original, "write")
     broken = (*NEXT, ["CREATE TABLE half (x)", "no SQL at all"])
-    with pytest.raises(Exception, match="syntax error"):
-        migrations.migrate(engine, original, broken)
-    assert migrations.version_of(engine) == 2
-    assert "half" not in inspect(engine).get_table_names()
-    engine.dispose()
+    with closing(Link(open_writer(original))) as link:
+        with pytest.raises(sqlite3.OperationalError, match="syntax error"):
+            migrations.migrate(link, original, broken)
+        assert migrations.version_of(link.driver) == 2
+        assert link.driver.execute("SELECT * FROM sqlite_master WHERE name = 'half'").fetchall() == []
 
 
 @pytest.mark.parametrize("access", ["read", "write"])

@@ -1,0 +1,75 @@
+"""What an indexing run asks before it reads a file; without SQLAlchemy: finding no change is to be quick."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from clipsearch.store.rows import KnownFailure, KnownFile, PendingImage
+
+_UNSIGNED = (1 << 64) - 1
+_FILES = (
+    "SELECT path, id, image_id, size, mtime_ns, ctime_ns, inode, device, missing_since IS NOT NULL,"
+    " verified_at_ns FROM files WHERE root_id = ?"
+)
+_FAILURES = "SELECT path, size, mtime_ns, kind, attempts FROM failures WHERE root_id = ?"
+_PENDING = (
+    "SELECT images.id, images.hash, images.size, files.path"
+    " FROM images JOIN files ON files.image_id = images.id AND files.missing_since IS NULL"
+    " WHERE images.id IN (SELECT id FROM images WHERE hidden = 0"
+    " AND NOT EXISTS (SELECT 1 FROM embeddings WHERE image_id = images.id AND space_id = ?)"
+    " AND id > ? ORDER BY id LIMIT ?) ORDER BY images.id, files.path"
+)
+# All images less the hidden ones and less those with an embedding; those that are both come off twice. Hidden
+# ones are few, and have an index.
+_COUNT_PENDING = (
+    "SELECT (SELECT count(*) FROM images) - (SELECT count(*) FROM images WHERE hidden = 1)"
+    " - (SELECT count(*) FROM embeddings WHERE space_id = :space)"
+    " + (SELECT count(*) FROM images WHERE hidden = 1"
+    " AND EXISTS (SELECT 1 FROM embeddings WHERE image_id = images.id AND space_id = :space))"
+)
+
+
+class Known:
+    """What is known of files and images, within one transaction."""
+
+    def __init__(self, driver: sqlite3.Connection) -> None:
+        self._driver = driver
+
+    def files(self, root_id: int) -> dict[bytes, KnownFile]:
+        """Return path → what is known, for every file of a root (missing ones too), in one query."""
+        rows = self._driver.execute(_FILES, (root_id,)).fetchall()
+        make, known = tuple.__new__, KnownFile  # what KnownFile._make does, without the calls
+        return {row[0]: make(known, row[1:]) for row in rows} | _unwrapped(rows)
+
+    def failures(self, root_id: int) -> dict[bytes, KnownFailure]:
+        """Return path → what is known, for every failure under a root, in one query."""
+        rows = self._driver.execute(_FAILURES, (root_id,))
+        return {path: KnownFailure(*rest) for path, *rest in rows}
+
+    def pending(self, space_id: int, *, after_id: int = 0, limit: int = 1000) -> list[PendingImage]:
+        """Return visible images without an embedding in the space, in order of id from past `after_id`.
+
+        The next page starts after the last id returned.
+        """
+        found: dict[int, PendingImage] = {}
+        for image, content, size, path in self._driver.execute(_PENDING, (space_id, after_id, limit)):
+            paths = found[image].paths if image in found else ()
+            found[image] = PendingImage(image, content, size, (*paths, path))
+        return list(found.values())
+
+    def count_pending(self, space_id: int) -> int:
+        """Return how many visible images have no embedding in the space."""
+        return int(self._driver.execute(_COUNT_PENDING, {"space": space_id}).fetchone()[0])
+
+
+def _unwrapped(rows: Sequence[Sequence[Any]]) -> dict[bytes, KnownFile]:
+    """Return the rows whose inode or device number does not fit SQLite, with the number as it was."""
+    return {
+        path: KnownFile(
+            file, image, size, mtime, ctime, inode & _UNSIGNED, device & _UNSIGNED, gone, verified
+        )
+        for path, file, image, size, mtime, ctime, inode, device, gone, verified in rows
+        if inode < 0 or device < 0
+    }
