@@ -132,6 +132,20 @@ class Library:
         return self._folder.path
 
     @property
+    def model(self) -> str | None:
+        """Name of the model that the library was made with; None before anything was indexed."""
+        space = self._folder.active_space()
+        return None if space is None else space.model_name
+
+    def __len__(self) -> int:
+        """Return the number of photos that can be found."""
+        return self._folder.count_images()
+
+    def __bool__(self) -> bool:
+        """Say that it is a library, be it empty."""
+        return True
+
+    @property
     def thumbs(self) -> Path:
         """Where thumbnails are kept; see `clipsearch.thumbnails`."""
         return self._folder.layout.thumbs

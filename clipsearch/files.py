@@ -13,6 +13,14 @@ from clipsearch.errors import ImageError
 FILE_LIMIT = 256 << 20
 """Bytes of the largest file that is read."""
 
+# fmt: off
+SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".webp", ".bmp", ".dib",
+    ".tif", ".tiff", ".avif", ".avifs", ".heic", ".heif", ".hif",
+})
+# fmt: on
+"""Suffixes, in lower case, of the files that a scan takes for images."""
+
 FailureKind = Literal["unreadable", "corrupt", "too-large", "memory", "missing", "permission", "changed"]
 
 

@@ -41,7 +41,6 @@ __all__ = [
     "FILE_LIMIT",
     "FORMATS",
     "PIXEL_LIMIT",
-    "SUFFIXES",
     "FailureKind",
     "ImageFileError",
     "PhotoMetadata",
@@ -57,14 +56,6 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
 """Pillow's names of the formats that are read, whatever a file is called; HEIF joins them in `formats`."""
-
-# fmt: off
-SUFFIXES = frozenset({
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".webp", ".bmp", ".dib",
-    ".tif", ".tiff", ".avif", ".avifs", ".heic", ".heif", ".hif",
-})
-# fmt: on
-"""Suffixes, in lower case, of the files that a scan takes for images."""
 
 PIXEL_LIMIT = 178_956_970
 """Pixels of the largest image that is read: where Pillow itself refuses (twice `Image.MAX_IMAGE_PIXELS`).

@@ -86,21 +86,19 @@ def index(
         return
     options = Options((*DEFAULT_EXCLUDES, *(exclude or ())), follow_symlinks, workers, batch)
     with Library.open(library, create=True, device=device) as opened:
-        fresh = opened.status().model is None
+        fresh = opened.model is None
         with reporting() as report:
             summary = opened.index(folders or [], model=model, options=options, report=report, memory=budget)
         if ann and not summary.interrupted:
             opened.build_index(memory=budget)
-        status = opened.status()
+        model, photos = opened.model, len(opened)
     if as_json:
         write_json(as_json_of(summary))
     else:
         tell(summary)
-        if fresh and status.model:
-            say(
-                f"Model: {status.model}. `clipsearch models list` shows better ones; `--model` takes another."
-            )
-        say(f"The library at {shown(bytes(status.path))} holds {amount(status.images, 'photo')}.")
+        if fresh and model:
+            say(f"Model: {model}. `clipsearch models list` shows better ones; `--model` takes another.")
+        say(f"The library at {shown(bytes(opened.path))} holds {amount(photos, 'photo')}.")
     if summary.interrupted:
         raise KeyboardInterrupt
     if summary.failed or summary.offline:

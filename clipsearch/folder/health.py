@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from clipsearch.folder.layout import Layout
 from clipsearch.folder.rehash import PhotoHealth
 from clipsearch.folder.seal import Seal, differs, read_seal
-from clipsearch.index import load
 from clipsearch.store import Hit, SpaceRow
 from clipsearch.vectors import VectorFile
 
@@ -109,6 +108,8 @@ def why_no_index(layout: Layout, space: SpaceRow, library_id: str) -> str:
 
     Raises StorageError, LibraryDamaged where the vectors are gone.
     """
+    from clipsearch.index import load
+
     index, manifest = layout.index(space), layout.index_manifest(space)
     if not (index.exists() and manifest.exists()):  # either may be removed at any time, or is just being made
         return ""

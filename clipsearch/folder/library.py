@@ -226,6 +226,11 @@ class LibraryFolder:
         with self._reader.reading() as catalog:
             return catalog.active_space()
 
+    def count_images(self) -> int:
+        """Return the number of photos that can be found."""
+        with self._reader.reading() as catalog:
+            return catalog.count_images()
+
     def require_model(self, fingerprint: str, name: str) -> SpaceRow:
         """Return the active space if it was made with this model.
 

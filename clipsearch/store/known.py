@@ -70,6 +70,7 @@ def _unwrapped(rows: Sequence[Sequence[Any]]) -> dict[bytes, KnownFile]:
         path: KnownFile(
             file, image, size, mtime, ctime, inode & _UNSIGNED, device & _UNSIGNED, gone, verified
         )
-        for path, file, image, size, mtime, ctime, inode, device, gone, verified in rows
-        if inode < 0 or device < 0
+        for path, file, image, size, mtime, ctime, inode, device, gone, verified in (
+            row for row in rows if row[6] < 0 or row[7] < 0
+        )
     }

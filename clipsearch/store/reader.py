@@ -46,6 +46,11 @@ class Reading:
         """Return the space that answers queries; None before anything was indexed."""
         return Spaces(self._driver).active()
 
+    def count_images(self) -> int:
+        """Return the number of photos that can be found."""
+        visible = "SELECT (SELECT count(*) FROM images) - (SELECT count(*) FROM images WHERE hidden = 1)"
+        return int(self._driver.execute(visible).fetchone()[0])
+
     def overview(self, space_id: int) -> Overview:
         """Return the columns of all visible photos; see `clipsearch.store.overview`."""
         from clipsearch.store.overview import overview

@@ -34,7 +34,7 @@ from types import TracebackType
 
 from clipsearch.devices import processors
 from clipsearch.errors import ImageError
-from clipsearch_indexer.worker import Decoded, Failed, Job, Known, Limits, Result, Setup, ToPixels
+from clipsearch_indexer.messages import Decoded, Failed, Job, Known, Limits, Result, Setup, ToPixels
 
 __all__ = [
     "DecodePool",

@@ -35,10 +35,14 @@ class Place:
 
     def without_inner(self, found: Iterable[FileStat | Unscanned]) -> Iterator[FileStat | Unscanned]:
         """What a scan of this place found, less what lies in another place."""
+        if not self.inner:
+            return iter(found)
         return (entry for entry in found if not self._is_inner(entry.path))
 
-    def rows(self, known: Mapping[bytes, Row]) -> dict[bytes, Row]:
-        """The part of what is known (path → row) that lies here."""
+    def rows(self, known: dict[bytes, Row], home: RootRow) -> dict[bytes, Row]:
+        """The part of what is known of its root (path → row) that lies here."""
+        if self.path == home.path and not self.inner:
+            return known
         return {path: row for path, row in known.items() if self.holds(path)}
 
     def _is_inner(self, path: bytes) -> bool:
@@ -84,7 +88,6 @@ def is_offline(
     An unmounted disk reads as a missing or empty folder, or as one of another file system. The identity of
     a file system may also change by itself, so any known photo in its place says that it is the same.
     """
-    photos = [path for path, row in known.items() if not row.missing]
     if state == "missing":
         # A root that is a single file has vanished when its folder is there and holds others.
         single = set(known) <= {place.path} and bool(known)
@@ -92,6 +95,7 @@ def is_offline(
     elsewhere = place.path == home.path and home.filesystem_id not in (None, filesystem)
     if state == "online" and not elsewhere:
         return False
+    photos = [path for path, row in known.items() if not row.missing]
     sample = photos[:: max(1, len(photos) // _SAMPLE)]
     return bool(photos) and not any(os.path.lexists(path) for path in sample)
 

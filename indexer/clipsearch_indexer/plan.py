@@ -89,12 +89,13 @@ def make_plan(
 
 
 def _unchanged(entry: FileStat, row: KnownFile) -> bool:
-    return (entry.size, entry.mtime_ns, entry.ctime_ns, entry.inode) == (
-        row.size,
-        row.mtime_ns,
-        row.ctime_ns,
-        row.inode,
-    ) and max(row.mtime_ns, row.ctime_ns) < row.verified_at_ns - RACY_NS
+    racy_from = row.verified_at_ns - RACY_NS
+    return (
+        entry.mtime_ns == row.mtime_ns < racy_from
+        and entry.ctime_ns == row.ctime_ns < racy_from
+        and entry.size == row.size
+        and entry.inode == row.inode
+    )
 
 
 def _quarantined(entry: FileStat, failure: KnownFailure) -> bool:

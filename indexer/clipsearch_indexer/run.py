@@ -12,21 +12,24 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from clipsearch.errors import ModelInvalid
 from clipsearch.folder import Batch, Writer
-from clipsearch.metadata import PhotoMetadata
 from clipsearch.store import FoundFile, KnownFile, NewFailure, NewImage, SpaceRow
 from clipsearch.store.rows import StatLike
 from clipsearch_indexer.contract import ImageEncoder, Options, Progress, Summary
-from clipsearch_indexer.decode import Decoded, DecodePool, Failed, Job, Known, default_workers
+from clipsearch_indexer.messages import Decoded, Failed, Job, Known
 from clipsearch_indexer.places import is_offline, look_at
 from clipsearch_indexer.plan import Plan, Work
 from clipsearch_indexer.shield import Shield
 from clipsearch_indexer.survey import Survey
+
+if TYPE_CHECKING:
+    from clipsearch.metadata import PhotoMetadata
 
 COMMIT_SECONDS = 5.0
 # Failures after which the photo at a path may still be the one that is known.
@@ -120,6 +123,8 @@ class Run:
         """Decode every file of `work`; encode and commit as batches fill and seconds pass."""
         if not work:
             return
+        from clipsearch_indexer.decode import DecodePool, default_workers
+
         self._recall()
         options, preprocess = self._options, self._encoder.preprocess
         jobs = (

@@ -12,11 +12,12 @@ import fnmatch
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from clipsearch.images import SUFFIXES
+from clipsearch.files import SUFFIXES
 
 DEFAULT_EXCLUDES = (
     ".[!.]*",  # hidden: .git, .thumbnails, .Trash-1000, AppleDouble's ._IMG_1.jpg (but not "...jpg")
@@ -30,12 +31,12 @@ DEFAULT_EXCLUDES = (
 )
 """Names of files and folders that a scan leaves out; see `scan` for what a pattern means."""
 
+_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 _SUFFIXES = frozenset(suffix[1:].encode() for suffix in SUFFIXES)
 _UUIDS = "/dev/disk/by-uuid"
 
 
-@dataclass(frozen=True, slots=True)
-class FileStat:
+class FileStat(NamedTuple):
     """A regular file as `stat` saw it; any difference means that it has to be looked at again."""
 
     path: bytes
@@ -50,14 +51,7 @@ class FileStat:
     @classmethod
     def of(cls, path: bytes, status: os.stat_result) -> FileStat:
         """Give the stat of `path` in this form."""
-        return cls(
-            path=path,
-            size=status.st_size,
-            mtime_ns=status.st_mtime_ns,
-            ctime_ns=status.st_ctime_ns,
-            inode=status.st_ino,
-            device=status.st_dev,
-        )
+        return cls(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +72,7 @@ def scan(
 ) -> Iterator[FileStat | Unscanned]:
     """Walk `root`, depth first and sorted by name within a folder, and yield every image file.
 
-    A file counts as an image by its suffix (`clipsearch.images.SUFFIXES`, any case). A root that is
+    A file counts as an image by its suffix (`clipsearch.files.SUFFIXES`, any case). A root that is
     itself a file is yielded whatever its name.
 
     excludes: glob patterns (`*`, `?`, `[seq]`, `[!seq]`; case matters). One without a slash is compared
@@ -116,22 +110,26 @@ class _Walk:
 
     def __iter__(self) -> Iterator[FileStat | Unscanned]:
         stack = [iter(_entries(self._root))]  # one iterator a level, not one Python frame
+        look = self._look
         while stack:
-            entry = next(stack[-1], None)
-            if entry is None:
+            for entry in stack[-1]:  # on from where it was left
+                found = entry if isinstance(entry, Unscanned) else look(entry)
+                if isinstance(found, bytes):
+                    stack.append(iter(_entries(found)))
+                    break
+                if found is not None:
+                    yield found
+            else:
                 stack.pop()
-                continue
-            found = entry if isinstance(entry, Unscanned) else self._look(entry)
-            if isinstance(found, bytes):
-                stack.append(iter(_entries(found)))
-            elif found is not None:
-                yield found
 
     def _look(self, entry: os.DirEntry[bytes]) -> FileStat | Unscanned | bytes | None:
         """What to yield for `entry`, or the folder to enter, or None for what is of no interest."""
-        if self._excluded(entry):
+        name = entry.name
+        if self._names is not None and self._names(name.decode(_ENCODING, _ERRORS)):
             return None
-        is_image = is_image_name(entry.name)
+        if self._paths is not None and self._paths(os.fsdecode(os.path.relpath(entry.path, self._root))):
+            return None
+        is_image = is_image_name(name)
         try:
             if entry.is_symlink() and not self._follow:
                 return _skipped_link(entry, is_image)
@@ -146,13 +144,6 @@ class _Walk:
             return Unscanned(entry.path, "not a regular file", "special")
         return FileStat.of(entry.path, status)
 
-    def _excluded(self, entry: os.DirEntry[bytes]) -> bool:
-        if self._names is not None and self._names.match(os.fsdecode(entry.name)):
-            return True
-        if self._paths is None:
-            return False
-        return self._paths.match(os.fsdecode(os.path.relpath(entry.path, self._root))) is not None
-
     def _is_new(self, entry: os.DirEntry[bytes]) -> bool:
         if not self._follow:
             return True
@@ -164,8 +155,9 @@ class _Walk:
         return True
 
 
-def _any_of(globs: list[str]) -> re.Pattern[str] | None:
-    return re.compile("|".join(fnmatch.translate(glob) for glob in globs)) if globs else None
+def _any_of(globs: list[str]) -> Callable[[str], object] | None:
+    """Give what is true of a name or path that any of the patterns matches; None for no patterns."""
+    return re.compile("|".join(fnmatch.translate(glob) for glob in globs)).match if globs else None
 
 
 def _entries(folder: bytes) -> list[os.DirEntry[bytes] | Unscanned]:

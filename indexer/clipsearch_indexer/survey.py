@@ -62,7 +62,7 @@ class Survey:
         if home is None:
             home = self._new_root(place.path, filesystem)
         with self._writer.reading() as catalog:
-            known = place.rows(catalog.known.files(home.id))
+            known = place.rows(catalog.known.files(home.id), home)
         if state == "missing" and place.path != home.path and not known:
             raise _nothing_there(place.path)
         offline = is_offline(place, home, known, state, filesystem)
@@ -82,7 +82,7 @@ class Survey:
             options = self._options
             found = scan(place.path, excludes=options.excludes, follow_symlinks=options.follow_symlinks)
         with self._writer.reading() as catalog, self._shield.let_through():
-            failures = place.rows(catalog.known.failures(home.id))
+            failures = place.rows(catalog.known.failures(home.id), home)
 
             def lacks_embedding(row: KnownFile) -> bool:
                 if row.missing:  # and so not among the pending images, which are visible

@@ -1,4 +1,4 @@
-"""What runs inside a decoder process, and what travels between it and `clipsearch_indexer.decode`.
+"""What runs inside a decoder process of `clipsearch_indexer.decode`.
 
 A decoder meets the files of strangers with C libraries that have crashed on them before. So it runs apart,
 under limits of the kernel, and loses at most the file it is at. It must stay light: no torch, no database,
@@ -14,94 +14,19 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from PIL import AvifImagePlugin, Image
+from PIL import AvifImagePlugin
 
-from clipsearch.files import FailureKind, ImageFileError, read_file
+from clipsearch.files import ImageFileError, read_file
 from clipsearch.images import decode
-from clipsearch.metadata import PhotoMetadata
+from clipsearch_indexer.messages import Decoded, Failed, Job, Known, Limits, Result, Setup
 from clipsearch_indexer.scan import FileStat
 
-ToPixels = Callable[[Image.Image], npt.NDArray[np.uint8]]
-"""From an upright RGB image to uint8 (S, S, 3), such as `clipsearch.preprocess.Preprocess.pixels`."""
-
 _PR_SET_PDEATHSIG = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A file to decode, unless its content is among `known`."""
-
-    id: int
-    path: bytes
-    known: tuple[bytes, ...] = ()
-    """Content hashes that need no decoding."""
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """The file was decoded."""
-
-    id: int
-    content_hash: bytes
-    """BLAKE2b of the file's bytes, 16 bytes."""
-    pixels: npt.NDArray[np.uint8]
-    """What `to_pixels` made of the image: uint8 (S, S, 3)."""
-    metadata: PhotoMetadata
-    stat: FileStat
-    """Of the file as it was read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """The file holds one of the job's known contents and was not decoded."""
-
-    id: int
-    content_hash: bytes
-    stat: FileStat
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The file gave no pixels; `reason` is a short sentence for the user."""
-
-    id: int
-    reason: str
-    kind: FailureKind | Literal["crashed", "timeout"]
-    stat: FileStat | None
-    """Of the file as it was read; None if it was not read, or the decoder did not live to tell."""
-
-
-Result = Decoded | Known | Failed
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one file may cost before it is given up."""
-
-    memory_bytes: int = 1 << 30
-    """Address space above what the decoder needs by itself (Linux only)."""
-    cpu_seconds: float = 10.0
-    """Processor time, which a busy machine does not use up."""
-    wall_seconds: float = 60.0
-    """Time on the clock, for a decoder or a disk that hangs without working."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """The first message to a decoder."""
-
-    to_pixels: ToPixels
-    cover: int | None
-    limits: Limits
-    follow_symlinks: bool
 
 
 def main(descriptor: int, parent: int) -> None:

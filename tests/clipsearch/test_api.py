@@ -19,7 +19,6 @@ from clipsearch.errors import (
     ModelNotFound,
     UsageError,
 )
-from clipsearch_indexer import run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 fakes = importlib.import_module("fakes")
@@ -28,7 +27,7 @@ RED, ORANGE, GREEN, BLUE = (255, 0, 0), (255, 128, 0), (0, 255, 0), (0, 0, 255)
 
 @pytest.fixture(autouse=True)
 def serial(monkeypatch):
-    monkeypatch.setattr(run, "DecodePool", fakes.SerialPool)
+    monkeypatch.setattr("clipsearch_indexer.decode.DecodePool", fakes.SerialPool)
 
 
 @pytest.fixture

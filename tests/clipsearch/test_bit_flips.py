@@ -14,7 +14,6 @@ import pytest
 
 from clipsearch import Library
 from clipsearch.errors import ClipsearchError
-from clipsearch_indexer import run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 fakes = importlib.import_module("fakes")
@@ -32,7 +31,7 @@ def path(tmp_path_factory):
         )
     (home / "photos" / "bad.png").write_bytes(b"no picture")
     with pytest.MonkeyPatch.context() as patch, opened(home / "library", create=True) as library:
-        patch.setattr(run, "DecodePool", fakes.SerialPool)
+        patch.setattr("clipsearch_indexer.decode.DecodePool", fakes.SerialPool)
         library.index([home / "photos"])
         (home / "photos" / "000.png").unlink()
         library.index()

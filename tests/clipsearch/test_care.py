@@ -13,7 +13,7 @@ from clipsearch import Library
 from clipsearch.errors import LibraryDamaged, LibraryLocked, LibraryNotFound, StorageError
 from clipsearch.folder import LibraryFolder
 from clipsearch.folder.seal import read_seal
-from clipsearch_indexer import plan, run
+from clipsearch_indexer import plan
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 fakes = importlib.import_module("fakes")
@@ -22,7 +22,7 @@ COLOURS = {"red": (255, 0, 0), "orange": (255, 128, 0), "green": (0, 255, 0), "b
 
 @pytest.fixture(autouse=True)
 def serial(monkeypatch):
-    monkeypatch.setattr(run, "DecodePool", fakes.SerialPool)
+    monkeypatch.setattr("clipsearch_indexer.decode.DecodePool", fakes.SerialPool)
     monkeypatch.setattr(plan, "RACY_NS", -50_000_000)
     fakes.SerialPool.opened.clear()
 

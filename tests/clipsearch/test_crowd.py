@@ -13,7 +13,6 @@ from pathlib import Path
 
 from clipsearch import Library
 from clipsearch.folder import LibraryFolder
-from clipsearch_indexer import run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 fakes = importlib.import_module("fakes")
@@ -45,7 +44,7 @@ print(answers)
 
 
 def test_readers_never_miss_a_photo_nor_meet_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "DecodePool", fakes.SerialPool)
+    monkeypatch.setattr("clipsearch_indexer.decode.DecodePool", fakes.SerialPool)
     for number in range(STAYING):
         colour = (number % 256, 200, 9)
         fakes.write(tmp_path / "photos" / "staying" / f"{number}.png", colour, note=str(number))

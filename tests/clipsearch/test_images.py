@@ -15,7 +15,8 @@ from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin
 
 from clipsearch import files, images
 from clipsearch.errors import ImageError
-from clipsearch.images import DCT_MARGIN, SUFFIXES, ImageFileError, decode, read_file
+from clipsearch.files import SUFFIXES
+from clipsearch.images import DCT_MARGIN, ImageFileError, decode, read_file
 
 Array = npt.NDArray[Any]
 

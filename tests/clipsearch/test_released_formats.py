@@ -9,7 +9,6 @@ import pytest
 
 from clipsearch import Library
 from clipsearch.store.migrations import CURRENT_VERSION
-from clipsearch_indexer import run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 fakes = importlib.import_module("fakes")
@@ -23,7 +22,7 @@ def test_there_is_one_of_each_format():
 
 @pytest.mark.parametrize("number", range(1, CURRENT_VERSION + 1))
 def test_it_opens_answers_and_goes_on(number, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "DecodePool", fakes.SerialPool)
+    monkeypatch.setattr("clipsearch_indexer.decode.DecodePool", fakes.SerialPool)
     with tarfile.open(LIBRARIES / f"format-{number}.tar.gz") as tar:
         tar.extractall(tmp_path, filter="data")
     with Library.open(tmp_path / "library", encoder=fakes.ColourEncoder()) as library:

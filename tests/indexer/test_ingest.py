@@ -25,7 +25,7 @@ RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 @pytest.fixture(autouse=True)
 def serial(monkeypatch):
     """Decode in this process, without waiting for a time stamp to grow old."""
-    monkeypatch.setattr(run, "DecodePool", fakes.SerialPool)
+    monkeypatch.setattr("clipsearch_indexer.decode.DecodePool", fakes.SerialPool)
     monkeypatch.setattr(plan, "RACY_NS", -50_000_000)
     fakes.SerialPool.opened.clear()
     return fakes.SerialPool

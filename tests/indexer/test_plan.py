@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import pytest
 
 from clipsearch.store.rows import KnownFailure, KnownFile, RootRow
@@ -19,13 +17,13 @@ def plan(found, known=None, failures=None, **options):
 
 
 def test_what_is_as_it_was_is_unchanged_also_on_another_device():
-    found = plan([replace(FILE, device=9)], {FILE.path: ROW})
+    found = plan([FILE._replace(device=9)], {FILE.path: ROW})
     assert (found.unchanged, found.work, found.vanished) == (1, [], {})
 
 
 @pytest.mark.parametrize("field", ["size", "mtime_ns", "ctime_ns", "inode"])
 def test_any_difference_is_work(field):
-    changed = replace(FILE, **{field: getattr(FILE, field) + 1})
+    changed = FILE._replace(**{field: getattr(FILE, field) + 1})
     found = plan([changed], {FILE.path: ROW})
     assert [(work.root_id, work.file, work.row) for work in found.work] == [(1, changed, ROW)]
     assert found.unchanged == 0
@@ -42,7 +40,7 @@ def test_any_difference_is_work(field):
     ],
 )
 def test_content_read_within_two_seconds_of_a_change_is_read_again(mtime, ctime, verified, unchanged):
-    file = replace(FILE, mtime_ns=mtime * SECOND, ctime_ns=ctime * SECOND)
+    file = FILE._replace(mtime_ns=mtime * SECOND, ctime_ns=ctime * SECOND)
     row = ROW._replace(mtime_ns=mtime * SECOND, ctime_ns=ctime * SECOND, verified_at_ns=verified * SECOND)
     assert plan([file], {FILE.path: row}).unchanged == unchanged
 
@@ -63,7 +61,7 @@ def test_a_lasting_failure_is_not_tried_again_until_the_file_changes(kind):
     failures = {FILE.path: KnownFailure(10, 100 * SECOND, kind, 1)}
     found = plan([FILE], None, failures)
     assert (found.quarantined, found.work, found.solved) == (1, [], [])
-    for changed in (replace(FILE, size=11), replace(FILE, mtime_ns=101 * SECOND)):
+    for changed in (FILE._replace(size=11), FILE._replace(mtime_ns=101 * SECOND)):
         found = plan([changed], None, failures)
         assert (found.quarantined, len(found.work)) == (0, 1)
 
@@ -110,12 +108,15 @@ def test_a_root_in_a_root_is_a_place_of_its_own():
         False,
     ]
     assert inner.holds(b"/p/x/a")
-    assert outer.rows({b"/p/a": 1, b"/p/x/a": 2}) == {b"/p/a": 1}
+    assert outer.rows({b"/p/a": 1, b"/p/x/a": 2}, root(1, b"/p")) == {b"/p/a": 1}
 
 
 def test_a_folder_of_a_root_is_a_place_without_its_siblings():
     (place,) = places([b"/p/x"], [root(1, b"/p"), root(2, b"/p/y")])
     assert place == Place(b"/p/x", frozenset())
+    assert place.rows({b"/p/a": 1, b"/p/x/a": 2}, root(1, b"/p")) == {b"/p/x/a": 2}
+    whole = Place(b"/p", frozenset())
+    assert whole.rows({b"/p/a": 1, b"/p/x/a": 2}, root(1, b"/p")) == {b"/p/a": 1, b"/p/x/a": 2}
 
 
 def test_a_file_belongs_to_the_innermost_root():

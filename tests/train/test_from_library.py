@@ -11,7 +11,6 @@ from clipsearch import Library
 from clipsearch.encoder import load_model
 from clipsearch.errors import LibraryEmpty, LibraryNotFound, ModelNotFound, TrainingError, UsageError
 from clipsearch.weights import load_folder
-from clipsearch_indexer import run as indexer_run
 from clipsearch_train import from_library
 from clipsearch_train.from_library import folder_names, library_samples, own_words, telling
 from clipsearch_train.plan import SMOKE_SAMPLES, plan_run
@@ -58,7 +57,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def library(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(indexer_run, "DecodePool", fakes.SerialPool)
+    monkeypatch.setattr("clipsearch_indexer.decode.DecodePool", fakes.SerialPool)
     encoder = load_model(make_base(tmp_path / "base"), device="cpu")
     with Library.open(tmp_path / "library", create=True, encoder=encoder) as library:
         library.index([photos])

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from clipsearch.errors import TrainingError
-from clipsearch.images import SUFFIXES
+from clipsearch.files import SUFFIXES
 from clipsearch_train.data import Sample, ShardReport, texts_in
 from clipsearch_train.recipe_data import Folder
 

@@ -18,6 +18,7 @@ import fakes
 import clipsearch.api
 from clipsearch.cli.main import run
 from clipsearch.errors import ModelNotFound
+from clipsearch_indexer import decode as indexer_decode
 from clipsearch_indexer import run as indexer_run
 
 assert clipsearch.api  # loaded before the first fork
@@ -51,7 +52,7 @@ def serve():
             sys.argv[1:] = order["arguments"]
             for descriptor, name in ((0, os.devnull), (1, order["out"]), (2, order["err"])):
                 os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), descriptor)
-            indexer_run.DecodePool = fakes.SerialPool
+            indexer_decode.DecodePool = fakes.SerialPool
             return True
         sys.stdout.write(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n")
         sys.stdout.flush()

@@ -148,6 +148,18 @@ finally:
 """
 
 
+def test_finding_that_nothing_has_changed_loads_no_library_of_images_and_none_of_queries(
+    real, photos, tiny_model
+):
+    chosen = {"CLIPSEARCH_MODELS": str(tiny_model)}
+    real("index", photos, "--model", "tiny", **chosen)
+    trusting = "import clipsearch_indexer.plan as plan; plan.RACY_NS = -(1 << 62)"  # files just written, too
+    done = real.by(sys.executable, "-c", f"{trusting}\n{LOADED}", "-")("index", "--json", **chosen)
+    assert json.loads(done.stdout)["unchanged"] == 4
+    loaded = set(json.loads(done.stderr.splitlines()[-1]))
+    assert not loaded & {"torch", "onnxruntime", "faiss", "sqlalchemy", "PIL", "clipsearch.encoder"}
+
+
 @pytest.fixture
 def for_real(real, photos, tiny_model):
     """Commands over a library that a model of random weights made, each saying what it has loaded."""

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from clipsearch import Library
 from clipsearch.store.migrations import CURRENT_VERSION
-from clipsearch_indexer import run
+from clipsearch_indexer import decode
 from tests import fakes
 
 HERE = Path(__file__).resolve().parent
 
 
 def main():
-    run.DecodePool = fakes.SerialPool
+    decode.DecodePool = fakes.SerialPool
     target = HERE / f"format-{CURRENT_VERSION}.tar.gz"
     if target.exists():
         sys.exit(f"{target} is there, and is never made anew")

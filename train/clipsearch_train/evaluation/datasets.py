@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipsearch.errors import TrainingError
-from clipsearch.images import SUFFIXES
+from clipsearch.files import SUFFIXES
 from clipsearch_train.data import Sample, named, read_shards
 
 
