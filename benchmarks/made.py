@@ -31,19 +31,26 @@ _LAUNCHER = """
 import json, resource, subprocess, sys, time
 started = time.perf_counter()
 nowhere = subprocess.DEVNULL
-done = subprocess.run(sys.argv[1:], stdin=nowhere, stdout=nowhere, stderr=nowhere)
+done = subprocess.run(sys.argv[1:], stdin=nowhere, stdout=subprocess.PIPE, stderr=nowhere)
 wall, used = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
-print(json.dumps([done.returncode, wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
+print(json.dumps([done.returncode, wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024,
+    done.stdout.decode(errors="replace")]))
 """
 
 
 @dataclass(frozen=True)
 class Run:
-    """One command: seconds on the clock, seconds of processors, peak memory in MB."""
+    """One command: seconds on the clock, seconds of processors, peak memory in MB, what it wrote."""
 
     wall: float
     cpu: float
     peak_mb: float
+    output: str
+
+
+def as_installed(**more: str) -> dict[str, str]:
+    """The environment of a command as users run it, who do not compile it anew each time."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | more
 
 
 def run(command: Sequence[str], cwd: Path | None = None, environment: Mapping[str, str] | None = None) -> Run:
@@ -52,13 +59,13 @@ def run(command: Sequence[str], cwd: Path | None = None, environment: Mapping[st
         [sys.executable, "-c", _LAUNCHER, *command],
         stdout=subprocess.PIPE,
         cwd=cwd,
-        env={**os.environ, **(environment or {})},
+        env=as_installed(**(environment or {})),
         check=True,
     )
-    code, wall, cpu, peak = json.loads(launched.stdout)
+    code, wall, cpu, peak, output = json.loads(launched.stdout)
     if code:
         raise subprocess.CalledProcessError(code, list(command))
-    return Run(wall, cpu, peak)
+    return Run(wall, cpu, peak, output)
 
 
 def interleaved(rounds: int, **ways: Callable[[], Run]) -> dict[str, list[Run]]:

@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 from playwright.sync_api import Page, sync_playwright
 
-from benchmarks.made import files, fill_ours, unit_vectors
+from benchmarks.made import as_installed, files, fill_ours, unit_vectors
 from clipsearch.mapped_model import map_model
 from clipsearch.themes import NAMES
 from clipsearch.zoo import resolve
@@ -116,7 +116,9 @@ def served(place: Path) -> Iterator[tuple[str, int]]:
         str(port),
         "--no-browser",
     ]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=as_installed()
+    ) as server:
         try:
             while server.poll() is None:
                 try:

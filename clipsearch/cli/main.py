@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import signal
 import sys
@@ -66,6 +67,7 @@ def _terminate(number: int, _frame: FrameType | None) -> None:
 
 def run() -> None:
     """The console script: run the application and turn its errors into sentences and exit codes."""
+    gc.set_threshold(50_000, 20, 50)  # rows of a catalog by the hundred thousand are no cycles to look for
     signal.signal(signal.SIGTERM, _terminate)  # so an indexing run ends in order, as with Ctrl-C
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
