@@ -7,9 +7,11 @@ epoch, since no tower runs. What they give is the target that the student's towe
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,7 @@ from clipsearch.model import INITIAL_LOGIT_SCALE
 from clipsearch_train import recipe as recipes
 from clipsearch_train.corpus import say
 from clipsearch_train.data import Sample
+from clipsearch_train.ensemble import WARM_UP, imitate
 from clipsearch_train.frozen import TrunkViews
 from clipsearch_train.kinds import kinds, members
 from clipsearch_train.loss import contrastive_loss
@@ -55,6 +58,16 @@ class Projections(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
         self.class_scale = nn.Parameter(torch.tensor(math.log(20.0)))
         self.kind_scale = nn.Parameter(torch.tensor(math.log(20.0)))
+
+    def take_texts(self, other: Projections) -> None:
+        """Take over the text half of another bridge, which learns no more here, and how sure it is."""
+        self.text.load_state_dict(other.text.state_dict())
+        self.text.requires_grad_(False)
+        for ours, theirs in zip(self._scales(), other._scales(), strict=True):
+            ours.data.copy_(theirs.data)
+
+    def _scales(self) -> tuple[nn.Parameter, ...]:
+        return self.logit_scale, self.class_scale, self.kind_scale
 
     def embed_images(self, features: Tensor) -> Tensor:
         """(N, image_dim) -> (N, E) unit rows."""
@@ -110,19 +123,70 @@ class TeacherSpace:
 def fit(space: TeacherSpace, config: recipes.Recipe, report: Report) -> Projections:
     """Train the projections: captions and labels contrastively, opinions by their KL divergence.
 
-    Raises TrainingError where no sample has a caption.
+    Of several `members` the first brings the text half, the others learn an image half each beside it, and
+    one image half learns what they say in the mean (`clipsearch_train.ensemble`). Raises TrainingError where
+    no sample has a caption.
     """
-    settings, rng = config.bridge, np.random.default_rng(config.seed)
-    torch.manual_seed(config.seed)
+    settings = config.bridge
+    first = _new(space, config, config.seed)
+    _fit(first, space, config, config.seed, partial(report, "bridge"))
+    members = [first]
+    for number in range(2, settings.members + 1):
+        seed, stage = config.seed + number - 1, f"bridge {number} of {settings.members}"
+        member = _new(space, config, seed)
+        member.take_texts(first)
+        _fit(member, space, config, seed, partial(report, stage))
+        members.append(member)
+    return first if settings.members == 1 else _merged(members, space, config, report)
+
+
+def _new(space: TeacherSpace, config: recipes.Recipe, seed: int) -> Projections:
+    torch.manual_seed(seed)
     bridge = Projections(
         space.image_features.shape[1],
         space.text_features.shape[1],
         config.model.embed_dim,
-        settings,
+        config.bridge,
         linear_text=config.teacher is not None and config.teacher.text == recipes.START,
     )
     bridge.mean.copy_(space.image_features.mean(0))
     bridge.std.copy_(space.image_features.std(0) + 1e-3)
+    return bridge
+
+
+def _merged(
+    members: Sequence[Projections], space: TeacherSpace, config: recipes.Recipe, report: Report
+) -> Projections:
+    """The first member with an image half that gives the mean of all."""
+    settings, seed = config.bridge, config.seed + len(members)
+    merged = copy.deepcopy(members[0])
+    for dropout in (module for module in merged.image if isinstance(module, nn.Dropout)):
+        dropout.p = settings.merge_dropout
+    merged.input_dropout = settings.merge_dropout
+    merged.image.requires_grad_(True)
+    merged.train()
+    torch.manual_seed(seed)
+    imitate(
+        merged.embed_images,
+        list(merged.image.parameters()),
+        [member.embed_images for member in members],
+        lambda count, rng: space.look(rng.integers(len(space.samples), size=count), rng),
+        steps=settings.merge_steps,
+        lr=settings.lr,
+        rng=np.random.default_rng(seed),
+        report=partial(report, "bridge, merged"),
+    )
+    return merged.eval().requires_grad_(False)
+
+
+def _fit(
+    bridge: Projections,
+    space: TeacherSpace,
+    config: recipes.Recipe,
+    seed: int,
+    report: Callable[[int, int], None],
+) -> None:
+    settings, rng = config.bridge, np.random.default_rng(seed)
     captioned = _rows(space.samples, lambda sample: bool(sample.captions))
     labelled = _rows(space.samples, lambda sample: bool(sample.labels))
     how_often = np.array([config.data.weights.get(sample.source, 1.0) for sample in space.samples])
@@ -130,8 +194,11 @@ def fit(space: TeacherSpace, config: recipes.Recipe, report: Report) -> Projecti
         raise TrainingError("No sample has a caption, which joining two teachers needs.")
     size = min(512, len(captioned))
     steps = settings.epochs * max(1, len(captioned) // size)
-    optimiser = torch.optim.AdamW(bridge.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.lr, total_steps=steps, pct_start=0.05)
+    learning = [weight for weight in bridge.parameters() if weight.requires_grad]
+    optimiser = torch.optim.AdamW(learning, lr=settings.lr, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, settings.lr, total_steps=steps, pct_start=WARM_UP
+    )
     for step in range(steps):
         loss = _caption_loss(bridge, space, _some(captioned, size, how_often, rng), config, rng)
         if settings.label_weight and len(labelled):
@@ -142,8 +209,8 @@ def fit(space: TeacherSpace, config: recipes.Recipe, report: Report) -> Projecti
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
-        report("bridge", step + 1, steps)
-    return bridge.eval().requires_grad_(False)
+        report(step + 1, steps)
+    bridge.eval().requires_grad_(False)
 
 
 def _rows(samples: Sequence[Sample], wanted: Callable[[Sample], bool]) -> npt.NDArray[np.int64]:

@@ -53,7 +53,8 @@ class Bridge:
     """Sizes and schedule of the projections that give the teachers a common space.
 
     They learn from captions, from labels, from the image teacher's opinion of each class and, by
-    `kind_weight`, of the general words that cover several classes (`clipsearch_train.kinds`).
+    `kind_weight`, of the general words that cover several classes (`clipsearch_train.kinds`). Of several
+    `members` the image halves are merged into one within `merge_steps`, with so much dropout.
     """
 
     hidden: int = 1024
@@ -65,6 +66,9 @@ class Bridge:
     label_weight: float = 0.5
     class_weight: float = 0.5
     kind_weight: float = 0.0
+    members: int = 1
+    merge_steps: int = 4000
+    merge_dropout: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,9 @@ class Recipe:
                 warmup=1,
                 cooldown=min(self.optim.cooldown, 1),
             ),
-            bridge=dataclasses.replace(self.bridge, epochs=1),
+            bridge=dataclasses.replace(
+                self.bridge, epochs=1, members=min(self.bridge.members, 2), merge_steps=2
+            ),
             bag=None if self.bag is None else dataclasses.replace(self.bag, epochs=1, batch=64),
             data=dataclasses.replace(self.data, limit=16),
             loss=dataclasses.replace(self.loss, bank=min(self.loss.bank, 16)),
@@ -162,12 +168,17 @@ def _check_values(recipe: Recipe, where: str) -> None:
         "loss: bank": (recipe.loss.bank, 0),
         "bridge: epochs": (recipe.bridge.epochs, 1),
         "bridge: kind_weight": (recipe.bridge.kind_weight, 0),
+        "bridge: members": (recipe.bridge.members, 1),
+        "bridge: merge_steps": (recipe.bridge.merge_steps, 1),
         "eval_every": (recipe.eval_every, 1),
         "seed": (recipe.seed, 0),
     }
     for key, (value, bound) in least.items():
         if not bound <= value < math.inf:
             raise UsageError(f"{where}: {key} must be a number from {bound} on, not {value}.")
+    if not 0 <= recipe.bridge.merge_dropout < 1:
+        value = recipe.bridge.merge_dropout
+        raise UsageError(f"{where}: bridge: merge_dropout must be from 0 to under 1, not {value}.")
     if not 0 <= recipe.loss.label_smoothing <= 1:
         value = recipe.loss.label_smoothing
         raise UsageError(f"{where}: loss: label_smoothing must be between 0 and 1, not {value}.")
