@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from clipsearch.cli.console import results
+from clipsearch.errors import StorageError
 from clipsearch.paths import display, from_json
 
 FAKE = [sys.executable, Path(__file__).with_name("fake_cli.py")]
@@ -119,6 +121,13 @@ def test_a_reader_that_has_enough_is_no_error(library):
     assert process.wait() in (-13, 141)
     assert process.stderr.read() == ""
     process.stderr.close()
+
+
+def test_output_that_cannot_be_written_is_a_sentence(monkeypatch):
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(StorageError, match=r"output cannot be written \(No space left"), results():
+            full.write("a result")
 
 
 def test_a_word_that_looks_like_an_option_says_where_it_belongs(library):
