@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from clipsearch.cli import find
 from clipsearch.cli.console import results
 from clipsearch.errors import StorageError
 from clipsearch.paths import display, from_json
+from clipsearch.search import Hit
 
 FAKE = [sys.executable, Path(__file__).with_name("fake_cli.py")]
 
@@ -106,6 +108,16 @@ def test_names_that_are_no_text_are_harmless_on_a_terminal_and_reversible_in_jso
     fresh = commands.by(*FAKE)
     done = fresh("query", "red", "-n", "1", PYTHONIOENCODING="ascii", LC_ALL="C")
     assert done.stdout.startswith("1.000\tphotos/")
+
+
+def test_the_link_on_a_name_is_as_harmless_as_the_name(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    find._table([Hit(f"/p/{name}.png", 0.5, 1, 0, 8, 6, "PNG") for name in ("plain", "\x1b[2Jcleared")])
+    out = capsys.readouterr().out
+    assert "file:///p/plain.png" in out
+    assert "\x1b[2J" not in out
+    assert "cleared.png" in out
 
 
 def test_similar_leaves_the_photo_itself_out(library, photos, tmp_path):
