@@ -38,6 +38,7 @@ TEMPORARY_SUFFIX = ".tmp"
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+_OBSTRUCTED = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG}
 _ERRNO_OF_ACTION = {"eio": errno.EIO, "enospc": errno.ENOSPC, "short": errno.EIO}
 _arrivals: dict[str, int] = {}
 
@@ -61,6 +62,10 @@ def storage_error(error: OSError, path: Path, needed: int | None = None) -> Stor
         return StorageError(
             f"{path} cannot be written ({error.strerror}). Searching still works; to change the library, "
             "make its folder writable or give another with --library."
+        )
+    if error.errno in _OBSTRUCTED:
+        return StorageError(
+            f"{path} cannot be written ({error.strerror}). Give another name, or move what is in the way."
         )
     return StorageError(
         f"The disk failed at {path} ({error.strerror}). Nothing more was written; check the disk, then run "

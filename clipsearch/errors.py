@@ -19,7 +19,8 @@
      ├── TrainingError             16  training data or a loss that cannot be used
      └── ServerError               17  a server that cannot be started
 
-0 is success, 1 "done, but some files failed or a root was offline", 130 and 143 are SIGINT and SIGTERM.
+0 is success, 1 "done, but some files failed or a root was offline"; 129, 130 and 143 are SIGHUP, SIGINT
+and SIGTERM.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any, TypeVar
 from xml.etree import ElementTree
 
@@ -24,6 +25,8 @@ _Iptc = dict[tuple[int, int], Any]
 NAME_LIMIT = 100  # characters of a camera, a lens or one keyword
 CAPTION_LIMIT = 2000  # characters of a caption
 KEYWORDS_LIMIT = 100  # keywords of one photo
+XMP_NODES_LIMIT = 10  # elements of one name in a packet; real ones have one
+XMP_ITEMS_LIMIT = 1000  # entries of each
 XMP_LIMIT = 1 << 20  # bytes of an XMP packet; real ones stay below 100 KB
 
 # Cameras write these into ImageDescription; they describe nothing and would drown real captions.
@@ -244,7 +247,9 @@ def _xmp_items(xmp: ElementTree.Element | None, name: str) -> list[str]:
     """The texts of the rdf:li under each dc:`name`; the default language comes first."""
     if xmp is None:
         return []
-    items = [item for node in xmp.iter(_DC + name) for item in node.iter(f"{_RDF}li")]
+    # One within another, thousands deep, each node would be asked for the items of all below it.
+    nodes = islice(xmp.iter(_DC + name), XMP_NODES_LIMIT)
+    items = [item for node in nodes for item in islice(node.iter(f"{_RDF}li"), XMP_ITEMS_LIMIT)]
     items.sort(key=lambda item: item.get("{http://www.w3.org/XML/1998/namespace}lang") != "x-default")
     return [item.text for item in items if item.text]
 

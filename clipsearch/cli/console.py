@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipsearch.errors import UsageError
+from clipsearch.errors import StorageError, UsageError
 from clipsearch.paths import display
 
 if TYPE_CHECKING:
@@ -40,14 +40,19 @@ _SECONDS_BETWEEN_LINES = 60.0
 
 @contextmanager
 def results() -> Iterator[None]:
-    """Write results in this block; a reader that has enough (head, less) ends the program."""
+    """Write results in this block, and nothing else; a reader that has enough (head, less) ends the program.
+
+    Raises StorageError where they cannot be written, as into a file on a full disk.
+    """
     try:
         yield
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         # The flush at exit must not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(128 + signal.SIGPIPE) from None
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(128 + signal.SIGPIPE) from None
+        raise StorageError(f"The output cannot be written ({error.strerror}).") from error
 
 
 def say(text: str = "") -> None:

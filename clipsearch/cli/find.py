@@ -194,6 +194,7 @@ def _table(hits: Sequence[Hit]) -> None:
     for hit in hits:
         copies = f" (+{len(hit.copies)})" if hit.copies else ""
         path = Text(shown(hit.path) + copies)
-        path.stylize(f"link file://{hit.path}" if hit.path.isascii() and " " not in hit.path else "")
+        plain = hit.path.isascii() and hit.path.isprintable() and " " not in hit.path  # rich escapes no link
+        path.stylize(f"link file://{hit.path}" if plain else "")
         table.add_row(f"{hit.score:.3f}", path, (hit.taken_at or "")[:10], Text((hit.camera or "")[:24]))
     Console().print(table)

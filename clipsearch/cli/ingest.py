@@ -17,6 +17,7 @@ from clipsearch.cli.console import (
     amount,
     parse_size,
     progress_bar,
+    results,
     say,
     shown,
     size,
@@ -114,12 +115,13 @@ def _tell_plan(library: Path | None, budget: int | None, as_json: bool) -> None:
     if as_json:
         write_json([dataclasses.asdict(plan) for plan in plans])
         return
-    typer.echo(f"Within {size(plans[0].budget)} of memory (--memory takes another budget):")
-    for plan in plans:
-        typer.echo(f"{plan.vectors:>15,} × {plan.dim}: {plan.name}; {plan.reason}")
-        if plan.params is not None:
-            told = (f"{size(plan.memory)} of memory", f"{size(plan.disk)} on disk")
-            typer.echo(f"{'':>22}{', '.join(told)}, up to {size(plan.building)} while it is built")
+    with results():
+        typer.echo(f"Within {size(plans[0].budget)} of memory (--memory takes another budget):")
+        for plan in plans:
+            typer.echo(f"{plan.vectors:>15,} × {plan.dim}: {plan.name}; {plan.reason}")
+            if plan.params is not None:
+                told = (f"{size(plan.memory)} of memory", f"{size(plan.disk)} on disk")
+                typer.echo(f"{'':>22}{', '.join(told)}, up to {size(plan.building)} while it is built")
 
 
 @contextmanager

@@ -65,10 +65,19 @@ def _terminate(number: int, _frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
+def _end_in_order() -> None:
+    """Let SIGTERM, and SIGHUP of a closed terminal, end a run as Ctrl-C does; `nohup` stays what it is."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _terminate)
+
+
 def run() -> None:
     """The console script: run the application and turn its errors into sentences and exit codes."""
     gc.set_threshold(50_000, 20, 50)  # rows of a catalog by the hundred thousand are no cycles to look for
-    signal.signal(signal.SIGTERM, _terminate)  # so an indexing run ends in order, as with Ctrl-C
+    _end_in_order()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal need not know every letter
@@ -77,3 +86,5 @@ def run() -> None:
     except ClipsearchError as error:
         say_error(str(error))
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:  # before Typer, which knows it, came to anything
+        sys.exit(128 + signal.SIGINT)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipsearch.cli.console import JsonOption, LibraryOption, amount, say, shown, size, write_json
+from clipsearch.cli.console import JsonOption, LibraryOption, amount, results, say, shown, size, write_json
+
+if TYPE_CHECKING:
+    from clipsearch.api import Status
+    from clipsearch.store import FailureRow
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +39,11 @@ def status(
         listed = [{"path": to_json(row.path), "reason": row.reason, "kind": row.kind} for row in failures]
         write_json(found.to_dict() | ({"failures": listed} if failed else {}))
         return
+    with results():
+        _tell(found, failures)
+
+
+def _tell(found: Status, failures: Sequence[FailureRow]) -> None:
     typer.echo(f"library  {shown(bytes(found.path))} ({size(found.disk_bytes)})")
     typer.echo(f"photos   {found.images:,} in {amount(found.files, 'file')}")
     for count, name in ((found.missing, "missing"), (found.failed, "failed")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -25,14 +26,15 @@ _LEFT_OUT = frozenset({"LOCK", "thumbs", "catalog.db-shm"})
 
 
 def backup(layout: Layout, catalog: Catalog, target: Path) -> None:
-    """Copy the truth, in the state that `catalog`'s transaction sees, to the new folder `target`.
+    """Copy the truth, the state that `catalog`'s transaction sees, to the new folder `target`: a `real` path.
 
     Every row is compared with its CRC-32 on the way, so that a copy is never worse than it looks. Raises
     LibraryDamaged, StorageError (also where `target` is there already); there is no `target` then.
     """
-    if target.exists():
-        raise StorageError(f"{target} exists already; name a new folder for the backup.")
-    if layout.folder in target.parents:
+    with durable.storage_errors(target):
+        if target.exists():
+            raise StorageError(f"{target} exists already; name a new folder for the backup.")
+    if real(layout.folder) in target.parents:
         raise StorageError(f"{target} lies in the library itself; name a folder outside for the backup.")
     with _staged(target) as stage:
         copy = Layout(stage)
@@ -61,7 +63,7 @@ def backup(layout: Layout, catalog: Catalog, target: Path) -> None:
 def copied(source: Path, target: Path) -> Iterator[Path]:
     """Give a copy of the library at `source` that lies beside `target`; what is left of it is removed.
 
-    Raises LibraryNotFound, StorageError.
+    Both are `real` paths. Raises LibraryNotFound, StorageError.
     """
     if not Layout(source).catalog.is_file():
         raise LibraryNotFound(f"There is no library, and so no backup of one, at {source}.")
@@ -81,6 +83,8 @@ def put_in_place(stage: Path, target: Path) -> Path | None:
         durable.rename(stage, target, name="restore")
         return None
     old = Layout(target)
+    if not target.is_dir():
+        raise StorageError(f"{target} is no folder; name another with --library.")
     if not (old.catalog.exists() or old.spaces.exists()) and any(target.iterdir()):
         raise StorageError(f"{target} is no library but holds something; name another folder with --library.")
     aside = _free_name(target)
@@ -89,6 +93,11 @@ def put_in_place(stage: Path, target: Path) -> Path | None:
         durable.rename(target, aside, name="restore-aside")
         durable.rename(stage, target, name="restore")
     return aside
+
+
+def real(path: Path) -> Path:
+    """Return `path` without links and dots: two names of one place would hide that it lies in another."""
+    return Path(os.path.realpath(path))
 
 
 def _free_name(target: Path) -> Path:

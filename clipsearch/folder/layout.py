@@ -38,6 +38,11 @@ class Layout:
         """What the files were when the last writer left; see `clipsearch.folder.seal`."""
         return self.folder / "SEAL"
 
+    def notes(self) -> list[Path]:
+        """The files that lie in the folder itself, those of SQLite beside the catalog among them."""
+        logs = (self.catalog.with_name(f"{self.catalog.name}{suffix}") for suffix in ("-wal", "-shm"))
+        return [self.catalog, *logs, self.lock, self.generation, self.seal]
+
     def name(self, path: Path) -> str:
         """Return `path` relative to the library's folder, as the seal names it."""
         return path.relative_to(self.folder).as_posix()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from clipsearch.errors import (
     ModelMismatch,
     StorageError,
 )
-from clipsearch.folder.copies import backup, copied, put_in_place
+from clipsearch.folder.copies import backup, copied, put_in_place, real
 from clipsearch.folder.disk_usage import DiskUsage
 from clipsearch.folder.health import Health, examine
 from clipsearch.folder.layout import Layout
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 # A compaction may take the vectors of the state one looks at away: then the next state is looked at.
 _LOOKS = 3
+_OTHER_KINDS = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder"}
 
 
 class LastVisible:
@@ -142,6 +144,7 @@ class LibraryFolder:
         path = path.absolute()
         layout = Layout(path)
         with durable.storage_errors(layout.catalog):
+            _check_files(layout)
             found = layout.catalog.exists()
         if not found:
             _check_not_lost(layout)
@@ -299,7 +302,7 @@ class LibraryFolder:
             with self._store.reading() as catalog:
                 generation = catalog.generation()
                 try:
-                    return backup(self.layout, catalog, target.absolute())
+                    return backup(self.layout, catalog, real(target))
                 except LibraryDamaged:
                     if look == _LOOKS - 1 or self.generation() == generation:
                         raise
@@ -311,11 +314,9 @@ class LibraryFolder:
         Returns where the library that was there before lies now: nothing is deleted. Raises LibraryNotFound,
         LibraryDamaged (the backup is), LibraryVersion, LibraryLocked, StorageError: `target` is as it was.
         """
-        source, target = source.absolute(), target.absolute()
+        source, target = real(source), real(target)
         with copied(source, target) as stage:
-            with cls.open(stage) as copy:
-                health = copy.check()
-            if not health.is_good:
+            if not _is_whole(stage):
                 raise LibraryDamaged(f"The backup at {source} is damaged itself; nothing was changed.")
             return put_in_place(stage, target)
 
@@ -344,8 +345,34 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether the library at `path` is what was written. Raises LibraryVersion, StorageError."""
+    try:
+        with LibraryFolder.open(path) as library:
+            return library.check().is_good
+    except LibraryDamaged:  # in words about a copy that nobody knows
+        return False
+
+
 def _not_found(path: Path) -> LibraryNotFound:
     return LibraryNotFound(f"There is no library at {path} yet; `clipsearch index DIR` makes one.")
+
+
+def _check_files(layout: Layout) -> None:
+    """Raise LibraryDamaged where a link, folder or pipe lies in the place of a file of the library.
+
+    A pipe would be waited for without end, and through a link something else would be written to. An index
+    is not looked at: it is derived, and does without. Raises OSError.
+    """
+    for path in (*layout.notes(), *layout.spaces.glob("*/vectors.*")):
+        with suppress(FileNotFoundError):
+            mode = path.lstat().st_mode
+            if not stat.S_ISREG(mode):
+                kind = _OTHER_KINDS.get(stat.S_IFMT(mode), "a pipe or device")
+                raise LibraryDamaged(
+                    f"{path} is {kind}, not the file that clipsearch wrote. Move it away; `clipsearch check` "
+                    "then says what is missing."
+                )
 
 
 def _check_not_lost(layout: Layout) -> None:

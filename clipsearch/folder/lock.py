@@ -24,7 +24,8 @@ def writer_lock(path: Path) -> Iterator[None]:
     """Hold the lock at `path`, never waiting for it. Raises LibraryLocked with the holder, StorageError."""
     with durable.storage_errors(path):
         # Not inherited by programs that are started, so a worker that outlives us does not hold the lock.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        # It is written to, so never through a link that lies in its place.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

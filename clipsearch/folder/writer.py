@@ -298,7 +298,8 @@ class Writer:
     def _note_generation(self, generation: int) -> None:
         # Only ever behind the catalog, so a note that is ahead means that the catalog went back in time.
         with suppress(OSError, StorageError):
-            descriptor = os.open(self._layout.generation, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            descriptor = os.open(self._layout.generation, flags, 0o666)
             try:
                 durable.overwrite(descriptor, self._layout.generation, b"%d\n" % generation)
             finally:

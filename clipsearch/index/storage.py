@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from io import BufferedReader
@@ -119,13 +120,13 @@ def load(
         if manifest == seen:
             return Loaded(None, "the index file is not the one that its manifest describes: it is damaged")
         try:
-            with index_path.open("rb") as file:
+            with _opened(index_path) as file:
                 entry = _entry_of(file, manifest)
                 if entry is not None:
                     reason = _foreign(entry, fingerprint, dim, max_slots, vectors, space)
                     return Loaded(None, reason) if reason else _read(file, entry)
         except OSError as error:
-            return Loaded(None, f"the index cannot be read: {error.strerror}")
+            return Loaded(None, f"the index cannot be read: {error.strerror or error}")
         seen = manifest  # a writer may have published between the two files: look once more
 
 
@@ -200,7 +201,7 @@ def _entry_in_place(index_path: Path, manifest_path: Path) -> dict[str, Any] | N
     if isinstance(manifest, str):
         return None
     try:
-        with index_path.open("rb") as file:
+        with _opened(index_path) as file:
             entry = _entry_of(file, manifest)
     except OSError:
         return None
@@ -210,14 +211,21 @@ def _entry_in_place(index_path: Path, manifest_path: Path) -> dict[str, Any] | N
 def _read_manifest(path: Path) -> dict[str, Any] | str:
     """The manifest, or why there is none."""
     try:
-        manifest = json.loads(path.read_bytes())
+        with _opened(path) as file:
+            manifest = json.loads(file.read())
     except FileNotFoundError:
         return "there is no index yet"
     except OSError as error:
         return f"the index manifest cannot be read: {error.strerror}"
-    except (ValueError, RecursionError):
+    except (ValueError, TypeError, RecursionError):
         return "the index manifest is damaged"
     return manifest if isinstance(manifest, dict) else "the index manifest is damaged"
+
+
+def _opened(path: Path) -> BufferedReader:
+    """Open a file for reading; a pipe in its place is not waited for, and is an error or empty."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    return open(descriptor, "rb")  # noqa: PTH123 (a descriptor)
 
 
 def _entry_of(file: BufferedReader, manifest: dict[str, Any]) -> dict[str, Any] | None:

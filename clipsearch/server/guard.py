@@ -7,6 +7,7 @@ rebinding), and where the page is from.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import re
 
@@ -35,7 +36,10 @@ class Guard:
         elif scope["type"] == "http":
             refused = self._refused(scope["path"], Headers(scope=scope))
             app = self._app if refused is None else refusal(*refused)
-            await app(scope, receive, send)
+            try:
+                await app(scope, receive, send)
+            except asyncio.CancelledError:  # told to end while a client is slow to send: that is no error
+                await refusal(503, "The server is ending.")(scope, receive, send)
         else:  # a websocket: uvicorn answers 403 to whoever closes before accepting
             await send({"type": "websocket.close", "code": 1008})
 

@@ -39,7 +39,7 @@ def serve(library: Path, port: int, ready: Callable[[str, Path], None]) -> None:
                 uvicorn.Config(
                     build(service, token),
                     lifespan="off",
-                    log_level="warning",
+                    log_level="error",  # a line for each refused connection is a flood
                     access_log=False,
                     server_header=False,
                     limit_concurrency=_CLIENTS,

@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Shield:
-    """Holds back SIGINT and SIGTERM, as far as Python handles them, but for the blocks of `let_through`.
+    """Holds back SIGINT, SIGTERM and SIGHUP where Python handles them, but for the blocks of `let_through`.
 
     ::
 
@@ -31,7 +31,7 @@ class Shield:
 
     def __enter__(self) -> Shield:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 handler = signal.getsignal(number)
                 if callable(handler):
                     self._handlers[number] = handler

@@ -397,6 +397,39 @@ with folder.writer() as writer:
         assert paths(folder) == [b"/p/a", b"/p/b", b"/p/c"]
 
 
+@pytest.mark.parametrize("name", ["catalog.db", "catalog.db-wal", "LOCK", "GENERATION", "SEAL", "vectors"])
+@pytest.mark.parametrize("kind", ["a link", "a pipe", "a folder"])
+def test_what_is_no_file_is_neither_waited_for_nor_written_through(folder, tmp_path, name, kind):
+    space = fill(folder)
+    folder.close()
+    path = folder.layout.vectors(space) if name == "vectors" else folder.path / name
+    path.unlink(missing_ok=True)
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"mine")
+    {"a link": lambda: path.symlink_to(outside), "a pipe": lambda: os.mkfifo(path), "a folder": path.mkdir}[
+        kind
+    ]()
+    for way in (LibraryFolder.open, LibraryFolder.create):
+        with pytest.raises(LibraryDamaged, match=f"{path.name} is {kind}.*Move it away"):
+            way(folder.path)
+    assert outside.read_bytes() == b"mine"
+
+
+def test_a_lock_and_a_note_are_not_written_through_links(folder, tmp_path):
+    space = fill(folder)
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"mine")
+    with folder.writer() as writer:
+        folder.layout.generation.unlink()
+        folder.layout.generation.symlink_to(outside)
+        writer.commit(batch("d", space))
+    folder.layout.lock.unlink()
+    folder.layout.lock.symlink_to(outside)
+    with pytest.raises(StorageError, match="LOCK cannot be written"), folder.writer():
+        pass
+    assert outside.read_bytes() == b"mine"
+
+
 @pytest.mark.parametrize("leftover", ["gone", "empty"])
 def test_embeddings_without_a_catalog_are_never_cut(folder, leftover):
     space = fill(folder)
@@ -465,6 +498,45 @@ def test_a_backup_is_a_library_of_one_state(folder, tmp_path):
         fill(backup, "z")
     with pytest.raises(StorageError, match="exists already"):
         folder.backup(tmp_path / "backup")
+
+
+def test_a_backup_lies_outside_of_the_library_by_any_name(folder, tmp_path):
+    fill(folder)
+    (tmp_path / "link").symlink_to(folder.path)
+    inside = [folder.path / "b", tmp_path / "link" / "b", tmp_path / "x" / ".." / "library" / "b"]
+    with LibraryFolder.open(tmp_path / "link") as by_link:
+        for library, target in [(folder, target) for target in inside] + [(by_link, inside[0])]:
+            with pytest.raises(StorageError, match="lies in the library itself"):
+                library.backup(target)
+    with pytest.raises(StorageError, match=r"cannot be written \(File name too long\)"):
+        folder.backup(tmp_path / ("x" * 300))
+    folder.backup(folder.path / ".." / "backup")
+    assert LibraryFolder.open(tmp_path / "backup").check().is_good
+
+
+def test_a_library_behind_a_link_is_restored_where_it_lies(folder, tmp_path):
+    fill(folder)
+    folder.backup(tmp_path / "backup")
+    (tmp_path / "other").mkdir()
+    link = tmp_path / "other" / "link"
+    link.symlink_to(folder.path)
+    assert LibraryFolder.restore(tmp_path / "backup", link) == tmp_path / "library.replaced-1"
+    assert link.is_symlink()
+    assert paths(LibraryFolder.open(link)) == [b"/p/a", b"/p/b", b"/p/c"]
+    with pytest.raises(StorageError, match="lie within each other"):
+        LibraryFolder.restore(folder.path, link)
+
+
+def test_a_backup_that_cannot_be_put_there_is_a_sentence_about_the_backup(folder, tmp_path):
+    fill(folder)
+    folder.backup(tmp_path / "backup")
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="file is no folder"):
+        LibraryFolder.restore(tmp_path / "backup", tmp_path / "file")
+    catalog = tmp_path / "backup" / "catalog.db"
+    catalog.write_bytes(catalog.read_bytes()[:5000])
+    with pytest.raises(LibraryDamaged, match=r"The backup at .*backup is damaged itself"):
+        LibraryFolder.restore(tmp_path / "backup", folder.path)
 
 
 def test_leftovers_are_removed_by_the_next_writer(folder):

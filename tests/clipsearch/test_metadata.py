@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 
+from clipsearch import metadata
 from clipsearch.metadata import CAPTION_LIMIT, PhotoMetadata, clean, parse_date, parse_offset, read_metadata
 
 Base, GPS = ExifTags.Base, ExifTags.GPS
@@ -179,6 +180,20 @@ def test_hostile_xmp_gives_nothing(packet: bytes) -> None:
     with Image.open(stream) as image:
         image.info["xmp"] = packet
         assert read_metadata(image, image.size, "PNG") == PhotoMetadata(8, 6, "PNG")
+
+
+def test_xmp_within_xmp_costs_no_more_than_reading_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    cleaned = []
+    monkeypatch.setattr(metadata, "clean", lambda value, limit: cleaned.append(value))
+    items = b"<rdf:li>dog</rdf:li>" * 2000
+    packet = XMP.encode().replace(b"<dc:subject>", b"<dc:subject>" * 50 + items, 1)
+    packet = packet.replace(b"</dc:subject>", b"</dc:subject>" * 50)
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 6)).save(stream, "PNG")
+    with Image.open(stream) as image:
+        image.info["xmp"] = packet
+        read_metadata(image, image.size, "PNG")
+    assert 2000 < len(cleaned) < 20_000  # of 100,000
 
 
 def iptc(*records: tuple[int, bytes]) -> bytes:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM held back while what is in memory is neither the one step nor the next."""
+"""Ctrl-C, SIGTERM and SIGHUP held back while what is in memory is neither the one step nor the next."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def held_back() -> Iterator[None]:
     # None is a handler that Python did not install and could not put back.
     handlers = {
         int(number): handler
-        for number in (signal.SIGINT, signal.SIGTERM)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         if (handler := signal.getsignal(number)) is not None
     }
     for number in handlers:

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from clipsearch.cli import find
+from clipsearch.cli.console import results
+from clipsearch.errors import StorageError
 from clipsearch.paths import display, from_json
+from clipsearch.search import Hit
 
 FAKE = [sys.executable, Path(__file__).with_name("fake_cli.py")]
 
@@ -106,6 +110,16 @@ def test_names_that_are_no_text_are_harmless_on_a_terminal_and_reversible_in_jso
     assert done.stdout.startswith("1.000\tphotos/")
 
 
+def test_the_link_on_a_name_is_as_harmless_as_the_name(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    find._table([Hit(f"/p/{name}.png", 0.5, 1, 0, 8, 6, "PNG") for name in ("plain", "\x1b[2Jcleared")])
+    out = capsys.readouterr().out
+    assert "file:///p/plain.png" in out
+    assert "\x1b[2J" not in out
+    assert "cleared.png" in out
+
+
 def test_similar_leaves_the_photo_itself_out(library, photos, tmp_path):
     assert names(library("similar", "photos/red.png")) == ["orange.png", "green.png", "blue.png"]
     other = tmp_path / "other.png"
@@ -119,6 +133,13 @@ def test_a_reader_that_has_enough_is_no_error(library):
     assert process.wait() in (-13, 141)
     assert process.stderr.read() == ""
     process.stderr.close()
+
+
+def test_output_that_cannot_be_written_is_a_sentence(monkeypatch):
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(StorageError, match=r"output cannot be written \(No space left"), results():
+            full.write("a result")
 
 
 def test_a_word_that_looks_like_an_option_says_where_it_belongs(library):

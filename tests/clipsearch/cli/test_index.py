@@ -118,7 +118,9 @@ def test_excludes_leave_out(commands, photos):
     assert "2 new photos" in second("index", photos, "-x", "red*", "-x", "sea").stderr
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_signal_keeps_what_was_done_and_a_rerun_does_the_rest(commands, tmp_path, number, code):
     write_many(tmp_path / "many", 30)
     process = commands.start("index", "many", "--batch", "2", "--workers", "1", FAKE_PAUSE="0.05")

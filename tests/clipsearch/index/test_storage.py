@@ -121,6 +121,15 @@ def test_a_folder_in_place_of_either_file(place):
     assert place.load().index is None
 
 
+def test_a_pipe_in_place_of_either_file_is_not_waited_for(place):
+    place.file.unlink()
+    os.mkfifo(place.file)
+    assert place.load().index is None
+    place.manifest.unlink()
+    os.mkfifo(place.manifest)
+    assert place.load().index is None
+
+
 def test_truncation_at_every_kind_of_length(place):
     whole = place.file.read_bytes()
     for length in [0, 1, 3, 4, 40, 500, 4_096, 10_000, *(len(whole) - cut for cut in (4_096, 1_000, 8, 1))]:
