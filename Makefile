@@ -57,7 +57,7 @@ crash-test: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/exact_search.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ivfpq.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.index_growth --sizes 10000,100000,300000
 	$(BIN)/python -m benchmarks.table $(if $(RCLIP),--rclip "$(RCLIP)") $(if $(VOCABULARY),--vocabulary "$(VOCABULARY)")
 	$(if $(PHOTOS),$(BIN)/python benchmarks/dct_scale.py "$(PHOTOS)" --model mini)
 	$(if $(PHOTOS),$(BIN)/python benchmarks/ingest.py "$(PHOTOS)" --model mini)

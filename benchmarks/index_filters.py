@@ -1,26 +1,55 @@
 """Recall and time under filters of every selectivity, for text and image queries.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.index_filters [--rows 1000000] [--queries 100]
+    OMP_NUM_THREADS=1 python -m benchmarks.index_filters FOLDER [--rows 1000000] [--queries 100]
 
-On vectors with CLIP's cosines (`benchmarks/ivfpq.py`). "any" admits a random share of the rows; "like" admits
-the rows most like one photo, as a folder or a holiday does. Recall@10 is against exact search under the same
-filter, on queries that the index was not tuned on.
+On vectors with CLIP's cosines, kept in FOLDER (`benchmarks/clip_rows.py`). "any" admits a random share of the
+rows; "like" admits the rows most like one photo, as a folder or a holiday does. Recall@10 is against exact
+search under the same filter, on queries that the index was not tuned on. In brackets are the processor's
+milliseconds of a query.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
 
-from benchmarks.ivfpq import Clip
-from clipsearch.index import ExactSearch, Searcher, build, plan_index, tune_and_measure
-from clipsearch.index.ivfpq import KINDS
+from benchmarks.clip_rows import KINDS, Data, K, Rows, recall, timed
+from benchmarks.index_ways import tuned_as_a_library
+from clipsearch.index import ExactSearch, Searcher, build, plan_index
 
-K = 10
 SHARES = (1.0, 0.5, 0.1, 0.01, 0.001, 0.0001)
+AT_ONCE = 50_000
+
+
+def filters(vectors: Rows) -> Iterator[tuple[str, float, Rows]]:
+    """Name, share and ascending slots of each filter."""
+    count, random = len(vectors), np.random.default_rng(1)
+    near = np.concatenate([vectors[s : s + AT_ONCE] @ vectors[0] for s in range(0, count, AT_ONCE)])
+    likest = np.argsort(-near)
+    for share in SHARES:
+        size = int(count * share)
+        yield "any", share, np.sort(random.choice(count, size, replace=False))
+        yield "like", share, np.sort(likest[:size])
+
+
+def row(data: Data, searcher: Searcher, allowed: Rows, count: int) -> str:
+    """Fewest results, then recall and time of `count` queries of each kind."""
+    cells, fewest = [], K
+    for kind in KINDS:
+        queries = data.held[kind][:count]
+
+        def ask(query: Any, kind: Any = kind) -> Any:
+            return searcher.search(query, K, kind=kind, allowed=allowed)[1][0]
+
+        fewest = min(fewest, *(len(ask(query)) for query in queries))
+        least = ExactSearch(data.vectors).search(queries, K, allowed)[0][:, -1]
+        cells += [f"{recall(ask, data.vectors, queries, least):.3f}", str(timed(ask, queries))]
+    return f"{fewest} | {' | '.join(cells)}"
 
 
 def main() -> None:
@@ -28,42 +57,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--queries", type=int, default=100)
     options = parser.parse_args()
     faiss.omp_set_num_threads(1)
-    clip = Clip(options.dim, topics=max(20, options.rows // 50))
-    vectors = np.empty((options.rows, options.dim), np.float16)
-    for start in range(0, options.rows, 10_000):
-        vectors[start : start + 10_000] = clip.images(min(10_000, options.rows - start))
-    makers = {"text": clip.texts, "image": clip.images}
-    index = build(vectors, plan_index(options.rows, options.dim, wanted=True).params)
-    for kind in KINDS:
-        tune_and_measure(index, vectors, makers[kind](300), kind)
-    searcher, exact = Searcher(vectors, index), ExactSearch(vectors)
-    like = np.concatenate([vectors[s : s + 50_000] @ vectors[0] for s in range(0, options.rows, 50_000)])
-    random = np.random.default_rng(1)
-    print("| filter | admitted | results | text recall@10 | a query | image recall@10 | a query |")
+    data = Data(options.folder, options.rows, options.dim)
+    index = build(data.vectors, plan_index(options.rows, options.dim, wanted=True).params)
+    tuned_as_a_library(index, data)
+    searcher = Searcher(data.vectors, index)
+    print("| filter | admitted | results | text recall@10 | p50 / p95 | image recall@10 | p50 / p95 |")
     print("|---|---|---|---|---|---|---|")
-    for share in SHARES:
-        size = int(options.rows * share)
-        chosen = {"any": random.choice(options.rows, size, replace=False), "like": np.argsort(-like)[:size]}
-        for name, slots in chosen.items():
-            allowed = np.sort(slots).astype(np.int64)
-            cells, fewest = [], K
-            for kind in KINDS:
-                hits, times = 0, []
-                queries = makers[kind](options.queries)
-                least = exact.search(queries, K, allowed)[0][:, -1]
-                for query, kth in zip(queries, least, strict=True):
-                    started = time.perf_counter()
-                    scores, _ = searcher.search(query, K, kind=kind, allowed=allowed)
-                    times.append((time.perf_counter() - started) * 1e3)
-                    fewest = min(fewest, scores.shape[1])
-                    hits += int((scores[0] >= kth).sum())
-                cells.append(f"{hits / (K * options.queries):.3f} | {np.median(times):.1f} ms")
-            print(f"| {name} | {share:.2%} | {fewest} | {' | '.join(cells)} |", flush=True)
+    for name, share, allowed in filters(data.vectors):
+        print(f"| {name} | {share:.2%} | {row(data, searcher, allowed, options.queries)} |", flush=True)
 
 
 if __name__ == "__main__":

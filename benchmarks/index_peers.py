@@ -2,13 +2,13 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.index_peers FOLDER [--rows 1000000] [--ways clipsearch,exact,…]
 
-On vectors with CLIP's cosines (`benchmarks/ivfpq.py`). Every way (`benchmarks/index_ways.py`) is tuned for
-text and image queries to a recall@10 of 0.95, by the cheapest setting of its search that reaches it on 100 of
-them (ours as a library tunes: on 300 texts and on 600 rows of its own), and measured on 300 others, one query
-at a time, one thread. `pip install hnswlib usearch` for those two; ways whose package is missing are left
-out. "Bytes a vector" is the size of the index's file, which is what it holds in memory; the candidates of
-ours, of IVF-flat and of RaBitQ are scored from the half-precision rows on the disk. Building is told in
-seconds of one processor, so that it may share a machine.
+On vectors with CLIP's cosines (`benchmarks/clip_rows.py`). Every way (`benchmarks/index_ways.py`) is tuned
+for text and image queries to a recall@10 of 0.95, by the cheapest setting of its search that reaches it on
+100 of them (ours as a library tunes: on 300 texts and on 600 rows of its own), and measured on 300 others,
+one query at a time, one thread. `pip install hnswlib usearch` for those two; ways whose package is missing
+are left out. "Bytes a vector" is the size of the index's file, which is what it holds in memory; the
+candidates of ours, of IVF-flat and of RaBitQ are scored from the half-precision rows on the disk. Building is
+told in seconds of one processor, so that it may share a machine; so is a query, in milliseconds, in brackets.
 
 FOLDER keeps the vectors and every index: a way that was built is not built again, and `--build` only builds.
 """
@@ -23,45 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import faiss
-import numpy as np
 
-from benchmarks.index_ways import WAYS, Ask, K, Rows
-from benchmarks.ivfpq import Clip
-from clipsearch.index.exact import ExactSearch
+from benchmarks.clip_rows import KINDS, Ask, Data, recall, timed
+from benchmarks.index_ways import WAYS
 
-TARGET, QUERIES, KINDS = 0.95, 300, ("text", "image")
+TARGET = 0.95
 HEADS = ("index", "build", "bytes a vector", "text recall@10", "p50 / p95", "image recall@10", "p50 / p95")
-
-
-class Data:
-    """The rows, and queries of both kinds with the score of their k-th nearest row."""
-
-    def __init__(self, folder: Path, rows: int, dim: int) -> None:
-        self.vectors = made_once(folder, rows, dim)
-        queries = np.load(folder / "queries.npz")
-        self.tuning = {kind: queries[kind][::2] for kind in KINDS}
-        self.held = {kind: queries[kind][1::2] for kind in KINDS}
-        search = ExactSearch(self.vectors)
-        self.kth = {kind: search.search(queries[kind], K)[0][:, -1] for kind in KINDS}
-
-
-def made_once(folder: Path, rows: int, dim: int) -> Rows:
-    """`vectors.npy` and `queries.npz` of `folder`; the vectors, mapped."""
-    path = folder / "vectors.npy"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        clip = Clip(dim, topics=max(20, rows // 50))
-        unfinished = path.with_suffix(".part")
-        vectors = np.lib.format.open_memmap(unfinished, "w+", np.float16, (rows, dim))
-        for start in range(0, rows, 10_000):
-            vectors[start : start + 10_000] = clip.images(min(10_000, rows - start))
-        vectors.flush()
-        np.savez(folder / "queries.npz", text=clip.texts(2 * QUERIES), image=clip.images(2 * QUERIES))
-        unfinished.rename(path)
-    found = np.load(path, mmap_mode="r")
-    if found.shape != (rows, dim):
-        raise SystemExit(f"{path} holds {found.shape}, not {(rows, dim)}: name another folder")
-    return found
 
 
 def built(name: str, folder: Path, data: Data) -> dict[str, Any]:
@@ -75,7 +42,7 @@ def built(name: str, folder: Path, data: Data) -> dict[str, Any]:
             if rows % 50_000 == 0:
                 print(f"{name}: {rows:,} rows in {time.process_time() - used:.0f} s", flush=True)
 
-        index = WAYS[name].build(data.vectors, data.tuning, told)
+        index = WAYS[name].build(data, told)
         seconds = time.process_time() - used
         WAYS[name].write(index, place)
         size = place.stat().st_size or data.vectors.nbytes
@@ -84,24 +51,11 @@ def built(name: str, folder: Path, data: Data) -> dict[str, Any]:
     return json.loads(facts.read_text())
 
 
-def measured(ask: Ask, vectors: Rows, queries: Rows, kth: Rows) -> tuple[float, float, float]:
-    """Recall@K, median and 95th percentile of milliseconds."""
-    hits, times = 0, []
-    for query, least in zip(queries, kth, strict=True):
-        started = time.perf_counter()
-        slots = ask(query)
-        times.append((time.perf_counter() - started) * 1e3)
-        scores = vectors[slots[slots >= 0]].astype(np.float32) @ query
-        hits += int((scores >= least - 1e-5).sum())
-    return hits / (len(queries) * K), float(np.median(times)), float(np.quantile(times, 0.95))
-
-
 def cheapest(asks: Iterator[tuple[str, Ask]], data: Data, kind: str) -> tuple[str, Ask]:
     """The first that reaches the target on the queries for tuning, else the last."""
-    for each in asks:
-        found = each
-        tried = measured(each[1], data.vectors, data.tuning[kind][:100], data.kth[kind][::2][:100])
-        if tried[0] >= TARGET:
+    for how, ask in asks:
+        found = how, ask
+        if recall(ask, data.vectors, data.tuning[kind][:100], data.tuning_kth[kind][:100]) >= TARGET:
             break
     return found
 
@@ -113,8 +67,8 @@ def report(name: str, folder: Path, data: Data) -> None:
     cells = []
     for kind in KINDS:
         how, ask = cheapest(WAYS[name].asks(index, data.vectors, kind), data, kind)
-        recall, median, tail = measured(ask, data.vectors, data.held[kind], data.kth[kind][1::2])
-        cells.append(f"{recall:.3f} | {median:.2f} / {tail:.2f} ms ({how})")
+        share = recall(ask, data.vectors, data.held[kind], data.held_kth[kind])
+        cells.append(f"{share:.3f} | {timed(ask, data.held[kind])} {how}")
     print(f"| {name} | {facts['build_s']:.0f} s | {facts['bytes']:.0f} | {' | '.join(cells)} |", flush=True)
 
 

@@ -13,21 +13,17 @@ from typing import Any
 import faiss
 import numpy as np
 
+from benchmarks.clip_rows import AT_ONCE, Ask, Data, K, Rows
 from clipsearch.index.exact import ExactSearch
-from clipsearch.index.ivfpq import build
+from clipsearch.index.ivfpq import IvfPq, build
 from clipsearch.index.ordering import rerank
 from clipsearch.index.planning import plan_index
 from clipsearch.index.storage import load, save
 from clipsearch.index.tuning import probe_grid, tune_and_measure
 from clipsearch.library_index import TUNING_QUERIES
 
-K = 10
-AT_ONCE = 10_000
 EFFORTS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
 
-Rows = np.ndarray
-Ask = Callable[[Rows], Rows]
-"""One query (dim,) -> the slots found, −1 for none."""
 Progress = Callable[[int], None]
 """Told how many rows are in."""
 
@@ -37,6 +33,13 @@ def blocks(vectors: Rows, told: Progress) -> Iterator[tuple[int, Rows]]:
     for start in range(0, len(vectors), AT_ONCE):
         yield start, vectors[start : start + AT_ONCE].astype(np.float32)
         told(min(start + AT_ONCE, len(vectors)))
+
+
+def tuned_as_a_library(index: IvfPq, data: Data) -> None:
+    """Tune for texts, and for images with rows of the library's own, as `clipsearch index` does."""
+    own = np.random.default_rng(0).choice(len(data.vectors), TUNING_QUERIES, replace=False)
+    tune_and_measure(index, data.vectors, data.tuning["text"], "text")
+    tune_and_measure(index, data.vectors, data.vectors[own].astype(np.float32), "image", own=own)
 
 
 class Faiss:
@@ -54,17 +57,15 @@ class Faiss:
 class Ours:
     """What `clipsearch index` builds, tuned as it tunes, its candidates scored from the rows on the disk."""
 
-    def build(self, vectors: Rows, tuning: dict[str, Rows], told: Progress) -> Any:
+    def build(self, data: Data, told: Progress) -> Any:
         """The index that is planned for so many rows; for images it is tuned with rows of its own."""
         index = build(
-            vectors,
-            plan_index(len(vectors), vectors.shape[1], wanted=True).params,
+            data.vectors,
+            plan_index(len(data.vectors), data.vectors.shape[1], wanted=True).params,
             progress=lambda stage, done, total: told(done) if stage == "add" else None,
         )
-        own = np.random.default_rng(0).choice(len(vectors), TUNING_QUERIES, replace=False)
-        tune_and_measure(index, vectors, tuning["text"], "text")
-        tune_and_measure(index, vectors, vectors[own].astype(np.float32), "image", own=own)
-        self.vectors = vectors
+        tuned_as_a_library(index, data)
+        self.vectors = data.vectors
         return index
 
     def write(self, index: Any, path: Path) -> None:
@@ -90,7 +91,7 @@ class Ours:
 class Exact:
     """Every row compared, in the memory map."""
 
-    def build(self, vectors: Rows, tuning: dict[str, Rows], told: Progress) -> Any:
+    def build(self, data: Data, told: Progress) -> Any:
         """Nothing to do."""
         return None
 
@@ -116,15 +117,17 @@ class Lists(Faiss):
     def __init__(self, code: str, spread: int, *, turned: bool = False) -> None:
         self.code, self.spread, self.turned = code, spread, turned
 
-    def build(self, vectors: Rows, tuning: dict[str, Rows], told: Progress) -> Any:
+    def build(self, data: Data, told: Progress) -> Any:
         """Trained on a random sample of 50 rows a list."""
-        dim, lists = vectors.shape[1], 4 * int(len(vectors) ** 0.5)
+        dim, lists = data.vectors.shape[1], 4 * int(len(data.vectors) ** 0.5)
         turn = "RR," if self.turned else ""
         index = faiss.index_factory(dim, f"{turn}IVF{lists},{self.code}", faiss.METRIC_INNER_PRODUCT)
         faiss.extract_index_ivf(index).cp.spherical = True
-        chosen = np.random.default_rng(0).choice(len(vectors), min(len(vectors), 50 * lists), replace=False)
-        index.train(vectors[np.sort(chosen)].astype(np.float32))
-        for _, rows in blocks(vectors, told):
+        chosen = np.random.default_rng(0).choice(
+            len(data.vectors), min(len(data.vectors), 50 * lists), replace=False
+        )
+        index.train(data.vectors[np.sort(chosen)].astype(np.float32))
+        for _, rows in blocks(data.vectors, told):
             index.add(rows)
         return index
 
@@ -149,15 +152,15 @@ class Autofaiss(Faiss):
     100, which would be three to ten times as long.
     """
 
-    def build(self, vectors: Rows, tuning: dict[str, Rows], told: Progress) -> Any:
+    def build(self, data: Data, told: Progress) -> Any:
         """16,384 lists, or for fewer than a million rows as many of them a list."""
-        dim = vectors.shape[1]
-        lists = min(16_384, 1 << int(np.log2(len(vectors) / 50)))
+        dim = data.vectors.shape[1]
+        lists = min(16_384, 1 << int(np.log2(len(data.vectors) / 50)))
         key = f"OPQ64_{dim // 64 * 56},IVF{lists}_HNSW32,PQ64x8"
         index = faiss.index_factory(dim, key, faiss.METRIC_INNER_PRODUCT)
         faiss.extract_index_ivf(index).cp.min_points_per_centroid = 10
-        index.train(vectors[: max(10 * lists, 65_536)].astype(np.float32))
-        for _, rows in blocks(vectors, told):
+        index.train(data.vectors[: max(10 * lists, 65_536)].astype(np.float32))
+        for _, rows in blocks(data.vectors, told):
             index.add(rows)
         return index
 
@@ -176,11 +179,11 @@ class Autofaiss(Faiss):
 class FaissHnsw(Faiss):
     """FAISS HNSW32 over half-precision rows, efConstruction = 40, its default."""
 
-    def build(self, vectors: Rows, tuning: dict[str, Rows], told: Progress) -> Any:
+    def build(self, data: Data, told: Progress) -> Any:
         """Row by row."""
-        index = faiss.index_factory(vectors.shape[1], "HNSW32_SQfp16", faiss.METRIC_INNER_PRODUCT)
-        index.train(vectors[:1000].astype(np.float32))
-        for _, rows in blocks(vectors, told):
+        index = faiss.index_factory(data.vectors.shape[1], "HNSW32_SQfp16", faiss.METRIC_INNER_PRODUCT)
+        index.train(data.vectors[:1000].astype(np.float32))
+        for _, rows in blocks(data.vectors, told):
             index.add(rows)
         return index
 
@@ -198,14 +201,14 @@ class FaissHnsw(Faiss):
 class Hnswlib:
     """hnswlib over float32 rows, M = 16, ef_construction = 100 (its examples use 100 to 200)."""
 
-    def build(self, vectors: Rows, tuning: dict[str, Rows], told: Progress) -> Any:
+    def build(self, data: Data, told: Progress) -> Any:
         """Row by row."""
         import hnswlib
 
-        index = hnswlib.Index("ip", vectors.shape[1])
-        index.init_index(len(vectors), M=16, ef_construction=100)
+        index = hnswlib.Index("ip", data.vectors.shape[1])
+        index.init_index(len(data.vectors), M=16, ef_construction=100)
         index.set_num_threads(1)
-        for _, rows in blocks(vectors, told):
+        for _, rows in blocks(data.vectors, told):
             index.add_items(rows)
         return index
 
@@ -235,13 +238,13 @@ class Hnswlib:
 class Usearch:
     """usearch over half-precision rows, its defaults (M = 16, expansion_add = 128)."""
 
-    def build(self, vectors: Rows, tuning: dict[str, Rows], told: Progress) -> Any:
+    def build(self, data: Data, told: Progress) -> Any:
         """Row by row."""
         from usearch.index import Index
 
-        index = Index(ndim=vectors.shape[1], metric="ip", dtype="f16")
-        for start in range(0, len(vectors), AT_ONCE):
-            part = np.asarray(vectors[start : start + AT_ONCE])
+        index = Index(ndim=data.vectors.shape[1], metric="ip", dtype="f16")
+        for start in range(0, len(data.vectors), AT_ONCE):
+            part = np.asarray(data.vectors[start : start + AT_ONCE])
             index.add(np.arange(start, start + len(part)), part, threads=1)
             told(start + len(part))
         return index

@@ -15,15 +15,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.clip_rows import unit
 from clipsearch.folder import Batch, LibraryFolder
 from clipsearch.metadata import PhotoMetadata
 from clipsearch.store import FoundFile, NewImage
 from clipsearch_indexer.scan import FileStat, filesystem_id
 
 FOLDER_SIZE = 1000
+CONTENT = b"\xff\xd8\xff%012d"
+WRITTEN = 1_600_000_000
 ROWS_A_COMMIT = 10_000
 
-Vectors = npt.NDArray[np.float32]
+Vectors = npt.NDArray[np.float32 | np.float16]
 
 
 # A process counts the memory of the one that it was forked from as its own, so a small one comes between.
@@ -98,23 +101,40 @@ def files(folder: Path, count: int) -> list[FileStat]:
         if number % FOLDER_SIZE == 0:
             place.mkdir(parents=True, exist_ok=True)
         path = place / f"IMG_{number:07d}.jpg"
-        path.write_bytes(b"\xff\xd8\xff%012d" % number)
-        os.utime(path, (1_600_000_000 + number, 1_600_000_000 + number))
+        path.write_bytes(CONTENT % number)
+        os.utime(path, (WRITTEN + number, WRITTEN + number))
         found.append(FileStat.of(os.fsencode(path), path.stat()))
     return found
 
 
+def absent(folder: Path, count: int) -> list[FileStat]:
+    """What `files` would return, of files that are not there."""
+    size = len(CONTENT % 0)
+    return [
+        FileStat(
+            os.fsencode(folder / f"{number // FOLDER_SIZE:04d}" / f"IMG_{number:07d}.jpg"),
+            size=size,
+            mtime_ns=(WRITTEN + number) * 10**9,
+            ctime_ns=(WRITTEN + number) * 10**9,
+            inode=number,
+            device=0,
+        )
+        for number in range(count)
+    ]
+
+
 def unit_vectors(count: int, dim: int) -> Vectors:
     """Random unit rows (count, dim)."""
-    rows = np.random.default_rng(0).standard_normal((count, dim), dtype=np.float32)
-    unit: Vectors = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    return unit
+    return unit(np.random.default_rng(0).standard_normal((count, dim), dtype=np.float32))
 
 
 def fill_ours(
     library: Path, root: Path, found: Sequence[FileStat], vectors: Vectors, *, model: tuple[str, str, str]
 ) -> None:
-    """A library in which the files are known with these embeddings; `model`: fingerprint, name, source."""
+    """A library in which the files are known with these embeddings; `model`: fingerprint, name, source.
+
+    `root` is there, the files need not be; `vectors` may be in half precision.
+    """
     known = PhotoMetadata(width=4000, height=3000, format="JPEG")
     with LibraryFolder.create(library) as folder, folder.writer() as writer:
         space = writer.ensure_space(*model, vectors.shape[1])
@@ -132,5 +152,5 @@ def fill_ours(
                 )
                 for number, file in enumerate(part, start)
             ]
-            rows = vectors[start : start + ROWS_A_COMMIT]
+            rows = unit(vectors[start : start + ROWS_A_COMMIT].astype(np.float32))
             writer.commit(Batch(images=images, vectors=rows, space_id=space.id))

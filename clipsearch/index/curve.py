@@ -67,7 +67,8 @@ def _exact_times(vectors: Vectors, truth: Truth) -> list[float]:
 
 
 def _point(index: IvfPq, vectors: Vectors, truth: Truth, effort: Effort, tuned: Effort) -> Point:
-    recall, times = asked(index, vectors, truth, effort)
+    shares, times = asked(index, vectors, truth, effort)
+    recall = round(float(shares.mean()), 4)
     used = effort.probes == tuned.probes
     return Point(recall, *_middle_and_tail(times), effort.probes, effort.spread, used)
 

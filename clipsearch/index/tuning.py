@@ -8,7 +8,8 @@ Image queries are mostly photos of the library. Each finds itself, at any effort
 photo that someone brings: a photo's own row counts neither among what is to be found nor among what is.
 
 A recall on some queries is an estimate. The effort taken is one whose recall, less one standard error of it,
-reaches the target: the cheapest of many that just reach it is more often one that was lucky.
+reaches the target, on the queries that chose it and on those held out: the cheapest of many that just reach
+it is more often one that was lucky.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from clipsearch.index.ivfpq import KINDS, TUNED_K, Effort, IvfPq, Kind
 from clipsearch.index.ordering import SCORE_TOLERANCE, near_scores, rerank
 from clipsearch.index.truth import Truth, own_slots, without
 
+Shares = npt.NDArray[np.float64]
+
 SPREADS = (4, 8, 16, 32, 64, 128)
-RETRIES = 2
+RETRIES = 5
+LEAST_STEP = 1e-4
 RERANK_COST = {4: 200, 8: 30}
 """Codes of 64 bytes that are compared in the time that a row is scored exactly (0.9 µs), by their bits."""
 
@@ -68,7 +72,7 @@ def tune(
     if len(rows) == 0:
         raise UsageError("tuning needs at least one query")
     truth = Truth.of(vectors[: index.covered], rows, k, own)
-    chosen = _Trials(index, vectors, truth).cheapest(target_recall)
+    chosen = _Trials(index, vectors, truth).cheapest(target_recall).effort
     index.effort[kind] = chosen
     return chosen
 
@@ -85,9 +89,9 @@ def tune_and_measure(
 ) -> Effort:
     """`tune` on every second query; recall and latency of the effort chosen are those of the others.
 
-    What is measured on the queries that chose it looks better than it is. Where the held-out queries fall
-    short of the target, the next costlier efforts are tried. Arguments and errors as `tune`; fewer than two
-    queries are an error too.
+    What is measured on the queries that chose it looks better than it is. Where the recall of the held-out
+    queries is not a standard error above the target, the next costlier efforts are tried. Arguments and
+    errors as `tune`; fewer than two queries are an error too.
     """
     _check(kind, target_recall)
     rows = unit_queries(queries, index.dim)
@@ -98,27 +102,35 @@ def tune_and_measure(
     held = Truth.of(covered, rows[1::2], k, slots[1::2])
     wanted = target_recall
     for _ in range(RETRIES + 1):
-        chosen = trials.cheapest(min(1.0, wanted))
-        recall, times = asked(index, vectors, held, chosen)
-        measured = replace(chosen, recall=recall, latency_ms=round(float(np.median(times)), 3))
-        index.effort[kind] = measured
-        if recall >= target_recall or chosen.probes == index.lists:
+        tried = trials.cheapest(min(1.0, wanted))
+        chosen = tried.effort
+        shares, times = asked(index, vectors, held, chosen)
+        recall, latency = float(shares.mean()), float(np.median(times))
+        index.effort[kind] = replace(chosen, recall=round(recall, 4), latency_ms=round(latency, 3))
+        short = target_recall - (recall - standard_error(shares))
+        if short <= 0 or chosen.probes == index.lists:
             break
-        wanted += target_recall - recall
-    return measured
+        wanted = max(wanted + short, tried.sure + LEAST_STEP)  # never the same effort again
+    return index.effort[kind]
 
 
-def asked(index: IvfPq, vectors: Vectors, truth: Truth, effort: Effort) -> tuple[float, list[float]]:
-    """Recall of the index at this effort, and the milliseconds of each query, asked one by one."""
-    hits, times = 0, []
+def asked(index: IvfPq, vectors: Vectors, truth: Truth, effort: Effort) -> tuple[Shares, list[float]]:
+    """Of each query, asked one by one: the share found of what it seeks (q,), and the milliseconds."""
+    hits, times = [], []
     for row, own, least in zip(truth.rows, truth.own.tolist(), truth.kth, strict=True):
         started = time.perf_counter()
         scores = index.search(vectors, row[None], truth.k, effort)[0][0]
         times.append((time.perf_counter() - started) * 1e3)
         if own >= 0:
             scores = _beside(index, vectors, row, own, truth.k, effort)
-        hits += int((scores >= least - SCORE_TOLERANCE).sum())
-    return round(hits / (len(truth.rows) * truth.k), 4), times
+        hits.append(int((scores >= least - SCORE_TOLERANCE).sum()))
+    return np.array(hits) / truth.k, times
+
+
+def standard_error(shares: Shares) -> float:
+    """Of the mean of (q,) shares. Those of one query's neighbours are found or missed together, so it is
+    taken from query to query and not from neighbour to neighbour."""
+    return float(shares.std(ddof=1)) / len(shares) ** 0.5 if len(shares) > 1 else 0.0
 
 
 def _beside(index: IvfPq, vectors: Vectors, row: Floats, own: int, k: int, effort: Effort) -> Floats:
@@ -156,22 +168,25 @@ class _Trials:
         self.index, self.vectors, self.truth = index, vectors[: index.covered], truth
         self._tried: dict[int, list[_Tried]] = {}
 
-    def cheapest(self, target: float) -> Effort:
+    def cheapest(self, target: float) -> _Tried:
         """The effort of least cost that reaches `target`; where none does, the one of highest recall."""
-        found: Effort | None = None
+        found: _Tried | None = None
         for probes in probe_grid(self.index.lists):
-            if found is not None and self._cost(Effort(probes, SPREADS[0])) >= self._cost(found):
+            if found is not None and self._cost(probes, SPREADS[0]) >= self._cost_of(found):
                 return found  # more lists only cost more
-            good = [each.effort for each in self._at(probes) if each.sure >= target]
-            found = min([*good, *([found] if found else [])], key=self._cost, default=None)
-        everything = [each.effort for tried in self._tried.values() for each in tried]
-        return found or max(everything, key=lambda each: each.recall or 0.0)
+            good = [each for each in self._at(probes) if each.sure >= target]
+            found = min([*good, *([found] if found else [])], key=self._cost_of, default=None)
+        everything = [each for tried in self._tried.values() for each in tried]
+        return found or max(everything, key=lambda each: each.effort.recall or 0.0)
 
-    def _cost(self, effort: Effort) -> float:
+    def _cost_of(self, tried: _Tried) -> float:
+        return self._cost(tried.effort.probes, tried.effort.spread)
+
+    def _cost(self, probes: int, spread: int) -> float:
         """In codes that are compared."""
         per_list = self.index.covered / self.index.lists
         bits = self.index.params.bits or 8
-        return effort.probes * per_list + RERANK_COST[bits] * self.truth.k * effort.spread
+        return probes * per_list + RERANK_COST[bits] * self.truth.k * spread
 
     def _at(self, probes: int) -> list[_Tried]:
         """Each spread at `probes`: candidates come best first, so a smaller spread is a prefix."""
@@ -180,9 +195,9 @@ class _Trials:
             tried = []
             for spread in SPREADS:
                 shares = np.minimum(hits[:, : k * spread].sum(axis=1), k) / k
-                error = shares.std(ddof=1) / np.sqrt(len(shares)) if len(shares) > 1 else 0.0
                 recall = float(shares.mean())
-                tried.append(_Tried(Effort(probes, spread, round(recall, 4)), recall - float(error)))
+                sure = recall - standard_error(shares)
+                tried.append(_Tried(Effort(probes, spread, round(recall, 4)), sure))
             self._tried[probes] = tried
         return self._tried[probes]
 

@@ -27,6 +27,10 @@ from tests.clipsearch.index.conftest import Gap
 
 DIM, STEPS = 32, 30
 GROWTH = int(os.environ.get("CLIPSEARCH_GROWTH", "0"))
+TARGET, FRESH = 0.95, 300
+"""Recall that is promised, and the queries of each kind that it is measured with. The ten neighbours of one
+query are found or missed together: its share varies by 0.10 from query to query near the target, not by
+the 0.07 of ten independent ones, so the mean of 300 has a standard error of 0.006. Two are allowed for."""
 
 
 class Growing:
@@ -69,6 +73,10 @@ class Growing:
 
     def recall(self, count: int = 20) -> dict[str, float]:
         """Of `count` fresh queries of each kind, against exact search of what is visible."""
+        return {kind: float(shares.mean()) for kind, shares in self.shares_found(count).items()}
+
+    def shares_found(self, count: int) -> dict[str, np.ndarray]:
+        """The same for each query apart: (count,) shares of its ten neighbours."""
         with self.folder.snapshot() as photos:
             searcher, allowed = self.index.searcher(photos), photos.visible
             exact = ExactSearch(photos.vectors)
@@ -78,7 +86,7 @@ class Growing:
                 scores, slots = searcher.search(queries, 10, kind=kind, allowed=allowed)
                 assert scores.shape == (count, 10)
                 assert np.isin(slots, allowed).all()
-                found[kind] = float((scores >= least - 1e-5).mean())
+                found[kind] = (scores >= least - 1e-5).mean(axis=1)
             return found
 
 
@@ -177,8 +185,7 @@ def test_a_library_that_grows_and_shrinks_is_found_at_every_step(tmp_path: Path,
 def test_a_library_grows_to_full_size(tmp_path: Path) -> None:
     library = Growing(tmp_path / "library", dim=512, topics=GROWTH // 50)
     library.add(GROWTH // STEPS)
-    heads = ("slots", "covered", "text", "image", "keep s", "answers", "slowest")
-    sys.stdout.write("\n" + "".join(f"{head:>9}" for head in heads) + "\n")
+    sys.stdout.write("\n    slots  covered     text            image           keep s  answers  slowest\n")
     with Asker(library) as asker:
         for step in range(STEPS):
             if step:
@@ -194,11 +201,13 @@ def test_a_library_grows_to_full_size(tmp_path: Path) -> None:
                 index, slots = library.index.searcher(photos).index, photos.space.slots
             covered = index.covered if index else 0
             assert slots - covered <= EXACT_LIMIT
-            recall = library.recall(150)
-            shown = "".join(f"{recall[kind]:9.3f}" for kind in ("text", "image"))
+            found = library.shares_found(FRESH)
+            error = {kind: shares.std(ddof=1) / np.sqrt(FRESH) for kind, shares in found.items()}
+            shown = "".join(f"{found[kind].mean():9.3f} ± {error[kind]:.3f}" for kind in found)
             sys.stdout.write(f"{slots:9,}{covered:9,}{shown}{kept:9.1f}{answers:9}{slowest:9.3f}\n")
             sys.stdout.flush()
-            assert min(recall.values()) >= 0.93, step
+            for kind, shares in found.items():
+                assert shares.mean() >= TARGET - 2 * error[kind], (step, kind)
 
 
 def test_another_budget_is_another_index(tmp_path: Path, small: None) -> None:

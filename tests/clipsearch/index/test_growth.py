@@ -16,7 +16,8 @@ from clipsearch.index.ivfpq import KINDS, Effort, build, extend, has_drifted
 from clipsearch.index.params import IvfPqParams
 from clipsearch.index.searcher import Searcher
 from clipsearch.index.storage import load, save
-from clipsearch.index.tuning import tune_and_measure
+from clipsearch.index.truth import Truth
+from clipsearch.index.tuning import asked, standard_error, tune_and_measure
 
 PARAMS = IvfPqParams(lists=20, code_bytes=16)
 
@@ -111,6 +112,18 @@ def test_what_is_measured_is_measured_on_other_queries(world):
     assert effort.latency_ms > 0
     with pytest.raises(UsageError, match="two queries"):
         tune_and_measure(index, vectors, queries[:1], "text")
+
+
+def test_the_held_out_queries_surely_reach_the_target_too(world):
+    index, vectors = copy.copy(world.index), world.vectors[: world.index.covered]
+    index.effort = {}
+    for kind in KINDS:
+        queries = world.fresh[kind]
+        held = Truth.of(vectors, queries[1::2], 10)
+        for target in (0.6, 0.7, 0.8, 0.9):
+            effort = tune_and_measure(index, vectors, queries, kind, target_recall=target)
+            shares = asked(index, vectors, held, effort)[0]
+            assert shares.mean() - standard_error(shares) >= target
 
 
 @pytest.mark.parametrize("kind", KINDS)
