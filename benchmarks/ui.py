@@ -1,9 +1,10 @@
 """The web page in a real browser: how soon it can be used, how soon a search shows pictures, and its memory.
 
-    python -m benchmarks.ui [--photos 10000 100000] [--searches 200]
+    python -m benchmarks.ui [--photos 10000 100000] [--searches 200] [--starts 5]
 
 Libraries of `mini` with random vectors and a few real thumbnails, served by ``clipsearch ui``. A search is
-timed in the page, from the Enter key until the first pictures of the new results are painted. Needs Chromium.
+timed in the page, from the Enter key until the first pictures of the new results are painted. Of several
+starts, each with a browser that has nothing in store, the medians are told. Needs Chromium.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 from benchmarks.made import as_installed, files, fill_ours, unit_vectors
 from clipsearch.mapped_model import map_model
@@ -40,6 +41,7 @@ WARM = 20
 """Searches before those that count."""
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SECONDS = 60_000
+VIEW: ViewportSize = {"width": 1280, "height": 860}
 
 # Resolves to the milliseconds from Enter until the first three pictures of other results are painted.
 WATCH = """
@@ -66,13 +68,11 @@ WATCH = """
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds from the start of the command and of each search; what a search costs the server's processor.
+    """Seconds of each search; what one costs the server's processor.
 
     `memory` is the server's resident memory in MB: before the searches that count, then after each quarter.
     """
 
-    box: float
-    pictures: float
     searches: list[float]
     processor: float
     memory: list[float]
@@ -152,10 +152,11 @@ def search(page: Page, words: str) -> float:
     return float(page.evaluate("window.painted")) / 1000
 
 
-def measure(page: Page, place: Path, searches: int) -> Measured:
-    """Start the command, open the page, search."""
-    words = [f"{one} and {other}" for one, other in itertools.combinations(NAMES, 2)]
-    random.Random(0).shuffle(words)
+def start(browser: Browser, place: Path) -> tuple[float, float, float]:
+    """Start the command, open the page: seconds to the box and to pictures, the server's CPU by then."""
+    context = browser.new_context(viewport=VIEW)
+    page = context.new_page()
+    page.set_default_timeout(SECONDS)
     started = time.perf_counter()
     with served(place) as (address, process):
         page.goto(address)
@@ -163,6 +164,20 @@ def measure(page: Page, place: Path, searches: int) -> Measured:
         box = time.perf_counter() - started
         page.locator(".tile img.there").first.wait_for()
         pictures = time.perf_counter() - started
+        used = processor(process)
+    context.close()
+    return box, pictures, used
+
+
+def measure(browser: Browser, place: Path, searches: int) -> Measured:
+    """Start the command, open the page, search."""
+    words = [f"{one} and {other}" for one, other in itertools.combinations(NAMES, 2)]
+    random.Random(0).shuffle(words)
+    page = browser.new_page(viewport=VIEW)
+    page.set_default_timeout(SECONDS)
+    with served(place) as (address, process):
+        page.goto(address)
+        page.locator(".tile img.there").first.wait_for()
         for query in words[:WARM]:
             search(page, query)
         taken, held, used = [], [memory(process)], processor(process)
@@ -171,8 +186,8 @@ def measure(page: Page, place: Path, searches: int) -> Measured:
             if number % max(1, searches // 4) == 0:
                 held.append(memory(process))
         used = (processor(process) - used) / searches
-        page.goto("about:blank")
-        return Measured(box, pictures, taken, used, held)
+        page.close()
+        return Measured(taken, used, held)
 
 
 def main() -> None:
@@ -180,22 +195,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--photos", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--searches", type=int, default=200)
+    parser.add_argument("--starts", type=int, default=5)
     options = parser.parse_args()
-    heads = ("photos", "page usable", "pictures", "a search", "p95", "server CPU")
+    heads = ("photos", "page usable", "pictures", "server CPU", "a search", "p95", "server CPU")
     print("".join(f"{head:>13}" for head in heads), "  server's memory")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         for count in options.photos:
             with tempfile.TemporaryDirectory(prefix="clipsearch-") as scratch:
                 place = library(Path(scratch), count)
-                page = browser.new_page(viewport={"width": 1280, "height": 860})
-                page.set_default_timeout(SECONDS)
-                found = measure(page, place, options.searches)
-                page.close()
+                starts = [start(browser, place) for _ in range(options.starts)]
+                found = measure(browser, place, options.searches)
             taken = sorted(found.searches)
             median, slow = statistics.median(taken), taken[int(len(taken) * 0.95)]
             held = ", ".join(f"{megabytes:.0f}" for megabytes in found.memory)
-            seconds = (found.box, found.pictures, median, slow, found.processor)
+            begin = [statistics.median(each) for each in zip(*starts, strict=True)]
+            seconds = (*begin, median, slow, found.processor)
             print(f"{count:13,}", *(f"{each:10.2f} s" for each in seconds), f"  {held} MB", flush=True)
         browser.close()
 

@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from clipsearch.cli.console import LibraryOption, say
+from clipsearch.cli.light import LightCommand
 from clipsearch.errors import MissingExtra
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("ui")(ui)
+    app.command("ui", cls=LightCommand)(ui)
 
 
 def ui(

@@ -45,12 +45,28 @@ def test_clusters_of_one_name_are_one_theme() -> None:
     assert [(theme.name, len(theme.rows)) for theme in found] == [("dogs", 40), ("boats", 20)]
 
 
-def test_every_photo_is_in_one_theme_the_most_typical_first() -> None:
+def test_the_most_typical_comes_first() -> None:
     vectors = photos([("dogs", 300), ("boats", 301)])
     vectors[3] = (vectors[3] + axis(400)) / np.linalg.norm(vectors[3] + axis(400))
     found = themes(vectors, words, count=2)
     assert sorted(row for theme in found for row in theme.rows.tolist()) == list(range(40))
     assert next(theme for theme in found if theme.name == "dogs").rows[-1] == 3
+
+
+def test_a_cluster_whose_photos_do_not_agree_has_no_name() -> None:
+    apart = [(name, 300) for name in ("boats", "flowers", "trains", "coins", "maps")]
+    vectors = photos([("dogs", 301), *((name, look) for name, look in apart)], each=4)
+    found = themes(vectors, words, count=2)
+    assert [(theme.name, theme.rows.tolist()) for theme in found] == [("dogs", [*found[0].rows])]
+    assert sorted(found[0].rows.tolist()) == [0, 1, 2, 3]
+
+
+def test_a_photo_that_the_name_does_not_fit_is_left_out() -> None:
+    vectors = photos([("dogs", 300), ("boats", 301)])
+    looks_alike = 2 * axis(300) + sum((axis(NAMES.index(name)) for name in NAMES[50:60]), 0 * axis(0))
+    vectors[3] = looks_alike / np.linalg.norm(looks_alike)
+    found = themes(vectors, words, count=2)
+    assert sorted(row for theme in found for row in theme.rows.tolist()) == [0, 1, 2, *range(4, 40)]
 
 
 @pytest.mark.parametrize("count", [0, FEWEST - 1])

@@ -172,21 +172,9 @@ def accessible(page: Page, *, dark: bool = False) -> None:
     ]
 
 
-def go_to_box(page: Page) -> None:
-    """Press "/" until the search box has the focus: on a first, cold page both the box and the shortcuts
-    may come after the pictures."""
-    box = page.locator(BOX)
-    expect(box).to_be_visible()
-    for _ in range(SECONDS // 100):
-        page.keyboard.press("/")
-        if box.evaluate("box => box === document.activeElement"):
-            break
-        page.wait_for_timeout(100)
-    expect(box).to_be_focused()
-
-
 def test_words_by_keyboard_alone(page: Page) -> None:
-    go_to_box(page)
+    page.keyboard.press("/")
+    expect(page.locator(BOX)).to_be_focused()
     page.keyboard.type("green")
     page.keyboard.press("Enter")
     expect_first(page, "green")
@@ -208,6 +196,22 @@ def test_words_by_keyboard_alone(page: Page) -> None:
     page.keyboard.press("ArrowRight")
     expect(page.locator(f"{TILE}:focus")).not_to_have_attribute("data-photo", str(here))
     shot(page, "words")
+
+
+@pytest.mark.parametrize("path", ["", "map"])
+def test_no_key_is_lost_while_the_page_comes(browser: Browser, address: str, path: str) -> None:
+    page = browser.new_context().new_page()  # one that has nothing in store
+    page.goto(f"{address}/{path}", wait_until="commit")
+    page.wait_for_selector("#root", state="attached")
+    assert not page.locator(BOX).count()
+    page.keyboard.type("/gren")
+    page.keyboard.press("Backspace")
+    page.keyboard.type("en")
+    page.keyboard.press("Enter")
+    expect(page.locator(BOX)).to_have_value("green")
+    expect_first(page, "green")
+    page.wait_for_function("location.search.includes('q=green')")
+    page.close()
 
 
 def test_every_picture_has_an_alternative_text_and_is_a_thumbnail(page: Page) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
+import socket
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,7 +18,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.testclient import TestClient
 
-from clipsearch_ui import server, state
+from clipsearch_ui import front, server, state, streamlit_start
 
 pytestmark = pytest.mark.usefixtures("fresh_shelf")
 
@@ -24,7 +26,8 @@ pytestmark = pytest.mark.usefixtures("fresh_shelf")
 @pytest.fixture
 def client() -> TestClient:
     guard = Middleware(TrustedHostMiddleware, allowed_hosts=server.HOSTS)
-    return TestClient(Starlette(routes=server.ROUTES, middleware=[guard]), base_url="http://127.0.0.1")
+    middleware = [guard, Middleware(front.Scripts)]
+    return TestClient(Starlette(routes=server.ROUTES, middleware=middleware), base_url="http://127.0.0.1")
 
 
 def test_a_thumbnail_is_a_small_upright_webp_and_is_kept(client: TestClient, filled: Path) -> None:
@@ -68,6 +71,8 @@ def test_any_address_is_a_photo_by_id_or_not_found(
     key = [state.shelf().open(filled).key] if known else []
     address = "/".join(quote(segment, safe="%") for segment in [start, *key, *rest])
     reply = client.get(f"/{address}", follow_redirects=False)
+    if reply.content == front.html().encode():
+        return  # ".." led to the page itself
     if reply.status_code == 200:
         assert reply.headers["content-type"] in ("image/webp", "application/octet-stream")
         assert known
@@ -111,3 +116,59 @@ def test_an_uploaded_picture(client: TestClient, photos: Path) -> None:
     name = state.shelf().take_picture((photos / "travel" / "red-00.jpg").read_bytes())
     assert client.get(f"/pictures/{name.removeprefix('picture:')}.webp").status_code == 200
     assert client.get("/pictures/0123456789abcdef.webp").status_code == 404
+
+
+def test_the_page_names_the_scripts_it_will_need_and_brings_its_shortcuts(client: TestClient) -> None:
+    for name in server.PAGES:
+        reply = client.get(f"/{name}")
+        assert reply.headers["cache-control"] == "no-cache"
+        assert "st-key-q" in reply.text.partition("</head>")[0]
+    named = re.findall(r'rel="modulepreload" crossorigin href="\./(static/js/[^"]+)"', reply.text)
+    assert len(set(named)) == len(named)
+    for widget in front.WIDGETS:
+        assert sum(script.startswith(f"static/js/{widget}.") for script in named) == 1, widget
+    for script in named:  # with all that they import
+        answered = client.get(f"/{script}")
+        assert answered.headers["content-type"].startswith("text/javascript")
+        assert "immutable" in answered.headers["cache-control"]
+        imported = re.findall(r"""from\s*["']\./([\w.-]+\.js)""", answered.text)
+        assert {f"static/js/{other}" for other in imported} <= {*named, *_scripts(reply.text)}
+
+
+def _scripts(html: str) -> list[str]:
+    return re.findall(r'script type="module" crossorigin src="\./(static/js/[^"]+)"', html)
+
+
+@pytest.mark.parametrize("name", ["", "nothing.js", "..%2f..%2findex.html", "%2e%2e/css", "a/b.js", "%00.js"])
+def test_what_is_not_a_script_is_not_served(client: TestClient, name: str) -> None:
+    assert client.get(f"/static/js/{name}").status_code == 404
+
+
+def test_answers_are_sent_at_once() -> None:
+    from streamlit.web.server.starlette import starlette_server
+
+    bind = streamlit_start.undelayed(starlette_server._bind_socket)
+    with bind("127.0.0.1", 0, 1) as listener, socket.create_connection(listener.getsockname()):
+        listener.setblocking(True)
+        with listener.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_what_is_hastened_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    from streamlit import delta_generator
+    from streamlit.components.v2 import manifest_scanner
+    from streamlit.web.server.starlette import starlette_server
+
+    told = [
+        (manifest_scanner, "scan_component_manifests"),
+        (delta_generator, "_maybe_print_use_warning"),
+        (starlette_server, "_bind_socket"),
+    ]
+    before = [getattr(module, name) for module, name in told]
+    for (module, name), found in zip(told, before, strict=True):
+        monkeypatch.setattr(module, name, found)  # for afterwards
+    streamlit_start.hasten()
+    assert all(getattr(module, name) is not found for (module, name), found in zip(told, before, strict=True))
+    assert manifest_scanner.scan_component_manifests() == []
+    monkeypatch.delattr(starlette_server, "_bind_socket")
+    streamlit_start.hasten()  # another version of Streamlit

@@ -5,7 +5,6 @@ from __future__ import annotations
 import streamlit as st
 
 from clipsearch_ui import duplicates_page, library_page, map_page, search_page, themes_page, timeline_page
-from clipsearch_ui.components import shell
 from clipsearch_ui.guard import guarded
 from clipsearch_ui.state import icon
 
@@ -13,7 +12,7 @@ st.set_page_config(page_title="clipsearch", page_icon=icon(), layout="wide")
 
 # Of our own making only: no text of a photo ever stands here.
 st.html("""<style>
-[data-testid="stLayoutWrapper"]:has(> .st-key-picture_drop, > .st-key-shell) { display: none; }
+[data-testid="stLayoutWrapper"]:has(> .st-key-picture_drop) { display: none; }
 .st-key-chips button img, [class*="st-key-recent_"] button img {
   height: 2rem; max-height: none; width: auto;
   border-radius: 0.4rem; margin-right: 0.3rem; vertical-align: middle;
@@ -61,5 +60,4 @@ PAGES = [
 ]
 
 st.session_state["search_page"] = PAGES[0]
-shell()
 st.navigation(PAGES, position="top").run()

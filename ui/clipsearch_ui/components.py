@@ -1,4 +1,4 @@
-"""The pieces that Streamlit lacks: a justified clickable grid, a large picture, pasting, page-wide shortcuts.
+"""The pieces that Streamlit lacks: a justified clickable grid, a large picture, pasting.
 
 Their Python side passes plain data; the scripts put names and captions into the page as text, never as HTML.
 """
@@ -48,13 +48,6 @@ _viewer = st.components.v2.component(
 _tools = st.components.v2.component(
     "clipsearch_tools", html=_PICK, css=_text("tools.css"), js=_text("tools.js")
 )
-_shell = st.components.v2.component("clipsearch_shell", html="<i></i>", js=_text("shell.js"))
-
-
-def shell() -> None:
-    """What holds on every page: shortcuts, and how the menu behaves on a phone."""
-    with st.container(key="shell"):
-        _shell(key="shortcuts")
 
 
 def name_of(photo: Photo) -> str:

@@ -6,13 +6,12 @@ browser keeps what it has seen, and the first pictures show while others are sti
 
 from __future__ import annotations
 
-import os
+import gc
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast, get_args
-from urllib.parse import quote
+from typing import Any
 
 import streamlit as st
 from starlette.middleware import Middleware
@@ -22,17 +21,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from clipsearch.config import default_library
-from clipsearch.errors import ClipsearchError, ImageError
-from clipsearch.files import read_file
-from clipsearch.thumbnails import Kind
-from clipsearch_ui.state import icon, shelf
+from clipsearch.errors import ClipsearchError
+from clipsearch_ui.front import Scripts, first_page
+from clipsearch_ui.streamlit_start import hasten
 
 SCRIPT = Path(__file__).with_name("app.py")
+PAGES = ("", "timeline", "map", "themes", "duplicates", "library")
+"""The paths of `app`'s pages."""
 HOSTS = ["127.0.0.1", "localhost", "[::1]"]
-
-# Another site's page may neither show these pictures nor learn their sizes.
-_GUARDED = {"Cross-Origin-Resource-Policy": "same-origin", "X-Content-Type-Options": "nosniff"}
-_KEPT = {"Cache-Control": "private, max-age=31536000, immutable", **_GUARDED}
 
 SETTINGS: dict[str, Any] = {
     "server.address": "127.0.0.1",
@@ -62,61 +58,30 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def thumbnail(request: Request) -> Response:
-    """A photo of a library, small or for the large view; 404 for what cannot be shown."""
-    opened = shelf().opened(request.path_params["library"])
-    kind = request.path_params["kind"]
-    if opened is None or kind not in get_args(Kind):
-        return _missing()
-    try:
-        content = opened.content(request.path_params["image"])
-        if content is None:
-            return _missing()
-        data = opened.thumbnails.get(content[0], content[1], cast(Kind, kind))
-    except ClipsearchError:
-        return _missing()
-    return Response(data, media_type="image/webp", headers=_KEPT)
+def _late(name: str) -> Callable[[Request], Response]:
+    """A handler of `pictures`, which is loaded when one is called: the server listens sooner without it."""
 
+    def handle(request: Request) -> Response:
+        from clipsearch_ui import pictures
 
-def photo_file(request: Request) -> Response:
-    """The file of a photo, to be saved, never shown in the page."""
-    opened = shelf().opened(request.path_params["library"])
-    try:
-        content = None if opened is None else opened.content(request.path_params["image"])
-        for path in () if content is None else content[1]:
-            try:
-                data = read_file(path, follow_symlinks=True)[0]
-            except ImageError:
-                continue
-            name = os.fsdecode(os.path.basename(path)).encode("utf-8", "replace")  # noqa: PTH119 (bytes)
-            disposition = f"attachment; filename*=UTF-8''{quote(name)}"
-            headers = {"Content-Disposition": disposition, "Cache-Control": "no-store", **_GUARDED}
-            return Response(data, media_type="application/octet-stream", headers=headers)
-    except ClipsearchError:
-        pass
-    return _missing()
+        found: Callable[[Request], Response] = getattr(pictures, name)
+        return found(request)
 
-
-def picture(request: Request) -> Response:
-    """A picture that a visitor searches with."""
-    data = shelf().picture(f"picture:{request.path_params['name']}")
-    return _missing() if data is None else Response(data, media_type="image/webp", headers=_KEPT)
-
-
-def _missing() -> Response:
-    return Response("Not found", 404, headers={"Cache-Control": "no-store", **_GUARDED})
+    return handle
 
 
 ROUTES = [
-    Route("/photos/{library:str}/{image:int}/{kind:str}.webp", thumbnail),
-    Route("/photos/{library:str}/{image:int}/file", photo_file),
-    Route("/pictures/{name:str}.webp", picture),
+    *(Route(f"/{name}", first_page) for name in PAGES),
+    Route("/photos/{library:str}/{image:int}/{kind:str}.webp", _late("thumbnail")),
+    Route("/photos/{library:str}/{image:int}/file", _late("photo_file")),
+    Route("/pictures/{name:str}.webp", _late("picture")),
 ]
 
 
 def _prepare() -> None:
     """Load while the browser still fetches the page what the page will need: pages, library, model."""
     from clipsearch_ui import library_page, search_page  # noqa: F401 - for the script, which imports them too
+    from clipsearch_ui.state import icon, shelf
 
     icon()
     try:
@@ -125,20 +90,24 @@ def _prepare() -> None:
             len(view.overview.slots)
         opened.warm()
     except ClipsearchError:
-        return  # the page will say it
+        pass  # the page will say it
+    # Streamlit collects garbage after each run of the script; what is here by now need not be gone through.
+    gc.freeze()
 
 
 @asynccontextmanager
 async def _lifespan(_app: st.App) -> AsyncIterator[None]:
     threading.Thread(target=_prepare, name="prepare", daemon=True).start()
     yield
+    from clipsearch_ui.state import shelf
+
     shelf().decoders.close()
 
 
 def build() -> st.App:
     """The application, ready for any ASGI server."""
     guard = Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)
-    return st.App(SCRIPT, routes=ROUTES, middleware=[guard], lifespan=_lifespan)
+    return st.App(SCRIPT, routes=ROUTES, middleware=[guard, Middleware(Scripts)], lifespan=_lifespan)
 
 
 def serve(port: int | None = None, *, browser: bool = True) -> None:
@@ -146,4 +115,5 @@ def serve(port: int | None = None, *, browser: bool = True) -> None:
     settings = {**SETTINGS, "server.headless": not browser}
     if port is not None:
         settings["server.port"] = port
+    hasten()
     build().run(config=settings)

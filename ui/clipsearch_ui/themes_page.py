@@ -37,7 +37,9 @@ def show() -> None:
         _all(opened, found)
     else:
         st.title("Themes", anchor=False)
-        st.info("There are too few photos to tell themes apart.", icon=":material/category:")
+        st.info(
+            "No themes stand out: the photos are too few, or of too many things.", icon=":material/category:"
+        )
     show_open_photo(opened)
 
 
@@ -56,7 +58,13 @@ def _themes(opened: Opened) -> list[Named]:
 
 def _all(opened: Opened, found: list[Named]) -> None:
     st.title("Themes", anchor=False)
-    st.caption("Photos that look alike, with the everyday word that fits them best: a guess, not a fact.")
+    held = sum(len(theme.slots) for theme in found)
+    with opened.library.look() as view:
+        total = len(view.slots)
+    st.caption(
+        "Photos that look alike, with the everyday word that fits them best: a guess, not a fact. "
+        f"{held:,} of {total:,} photos are in one."
+    )
     shown: list[int] = []
     for number, theme in enumerate(found):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):

@@ -1,0 +1,67 @@
+"""Photos by id and pictures searched with, as the browser asks for them.
+
+Apart from `server`, which loads this when one is asked for: the page's own scripts need not wait for it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import cast, get_args
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from clipsearch.errors import ClipsearchError, ImageError
+from clipsearch.files import read_file
+from clipsearch.thumbnails import Kind
+from clipsearch_ui.state import shelf
+
+# Another site's page may neither show these pictures nor learn their sizes.
+_GUARDED = {"Cross-Origin-Resource-Policy": "same-origin", "X-Content-Type-Options": "nosniff"}
+_KEPT = {"Cache-Control": "private, max-age=31536000, immutable", **_GUARDED}
+
+
+def thumbnail(request: Request) -> Response:
+    """A photo of a library, small or for the large view; 404 for what cannot be shown."""
+    opened = shelf().opened(request.path_params["library"])
+    kind = request.path_params["kind"]
+    if opened is None or kind not in get_args(Kind):
+        return _missing()
+    try:
+        content = opened.content(request.path_params["image"])
+        if content is None:
+            return _missing()
+        data = opened.thumbnails.get(content[0], content[1], cast(Kind, kind))
+    except ClipsearchError:
+        return _missing()
+    return Response(data, media_type="image/webp", headers=_KEPT)
+
+
+def photo_file(request: Request) -> Response:
+    """The file of a photo, to be saved, never shown in the page."""
+    opened = shelf().opened(request.path_params["library"])
+    try:
+        content = None if opened is None else opened.content(request.path_params["image"])
+        for path in () if content is None else content[1]:
+            try:
+                data = read_file(path, follow_symlinks=True)[0]
+            except ImageError:
+                continue
+            name = os.fsdecode(os.path.basename(path)).encode("utf-8", "replace")  # noqa: PTH119 (bytes)
+            disposition = f"attachment; filename*=UTF-8''{quote(name)}"
+            headers = {"Content-Disposition": disposition, "Cache-Control": "no-store", **_GUARDED}
+            return Response(data, media_type="application/octet-stream", headers=headers)
+    except ClipsearchError:
+        pass
+    return _missing()
+
+
+def picture(request: Request) -> Response:
+    """A picture that a visitor searches with."""
+    data = shelf().picture(f"picture:{request.path_params['name']}")
+    return _missing() if data is None else Response(data, media_type="image/webp", headers=_KEPT)
+
+
+def _missing() -> Response:
+    return Response("Not found", 404, headers={"Cache-Control": "no-store", **_GUARDED})
