@@ -14,7 +14,7 @@ help:
 	@echo "make test               install what the tests need and run them"
 	@echo "make check              ruff, mypy --strict, import-linter and the tests"
 	@echo "make crash-test         kills, power cuts, full disks, flipped bits and crowds of readers, at length (an hour)"
-	@echo "make bench [PHOTOS=DIR] [RCLIP=FILE VOCABULARY=FILE]  the benchmarks; those of indexing need photos,"
+	@echo "make bench [PHOTOS=DIR] [RCLIP=FILE VOCABULARY=FILE]  the benchmarks (an hour, 6 GB in demo/); those of indexing need photos,"
 	@echo "                        those beside rclip its executable and bpe_simple_vocab_16e6.txt.gz"
 	@echo "make bench-ui           the web page in Chromium, with 10,000 and 100,000 photos (ten minutes)"
 	@echo "make screenshots        the pictures of the documentation anew, with the bundled model; needs Chromium"
@@ -58,9 +58,10 @@ crash-test: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/exact_search.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.index_growth --sizes 10000,100000,300000
-	$(BIN)/python -m benchmarks.table $(if $(RCLIP),--rclip "$(RCLIP)") $(if $(VOCABULARY),--vocabulary "$(VOCABULARY)")
+	$(BIN)/python -m benchmarks.table --library demo/million $(if $(PHOTOS),--photos "$(PHOTOS)") \
+		$(if $(RCLIP),--rclip "$(RCLIP)") $(if $(VOCABULARY),--vocabulary "$(VOCABULARY)")
 	$(if $(PHOTOS),$(BIN)/python benchmarks/dct_scale.py "$(PHOTOS)" --model mini)
-	$(if $(PHOTOS),$(BIN)/python benchmarks/ingest.py "$(PHOTOS)" --model mini)
+	$(if $(PHOTOS),$(BIN)/python -m benchmarks.ingest "$(PHOTOS)" --model mini)
 
 bench-ui: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.ui

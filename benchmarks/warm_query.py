@@ -1,6 +1,6 @@
 """A warm query in words through Python, from the embedded text to the hits, on a large library.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.warm_query FOLDER [--rows 1000000] [--queries 300]
+    OMP_NUM_THREADS=1 python -m benchmarks.warm_query FOLDER [--rows 1000000] [--queries 300] [--json]
 
 A library of rows with CLIP's cosines (`benchmarks/clip_rows.py`) and photos that are not there is made in
 FOLDER, with an index tuned for such texts, and kept. It is asked through `Library.search` by a model whose
@@ -11,13 +11,15 @@ hits. Then one photo in a hundred is taken away, as happens to every library, an
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import faiss
 import numpy as np
 
-from benchmarks.clip_rows import Data, timed
+from benchmarks.clip_rows import Data, Times, timed
 from benchmarks.made import absent, fill_ours
 from clipsearch import Library
 from clipsearch.folder import Batch, LibraryFolder
@@ -53,7 +55,21 @@ def without_some(place: Path, share: float) -> None:
         writer.commit(Batch(missing=[row.file_id for row in known if random.random() < share]))
 
 
-def asked(place: Path, queries: np.ndarray) -> str:
+@dataclass(frozen=True)
+class Answers:
+    """How long a library of `rows`, of which `found` can be found, takes to answer, and how well it finds."""
+
+    found: int
+    rows: int
+    whole: Times
+    alone: Times
+    recall: float
+
+    def __str__(self) -> str:
+        return f"| {self.found:,} of {self.rows:,} | {self.whole} | {self.alone} | {self.recall:.3f} |"
+
+
+def asked(place: Path, queries: np.ndarray) -> Answers:
     """Time and recall@10 of the library as it is, and the time of the search among its vectors alone."""
     with Library.open(place, encoder=Embedded(queries)) as library:  # type: ignore[arg-type]
         whole = timed(lambda query: library.search("a dog on a beach", K), queries)
@@ -63,7 +79,7 @@ def asked(place: Path, queries: np.ndarray) -> str:
         scores, _ = searcher.search(queries, TARGET_K, kind="text", allowed=allowed)
         alone = timed(lambda query: searcher.search(query, K, kind="text", allowed=allowed), queries)
         recall = (scores >= least - 2 * SCORE_TOLERANCE).mean()
-        return f"| {len(allowed):,} of {len(photos.vectors):,} | {whole} | {alone} | {recall:.3f} |"
+        return Answers(len(allowed), len(photos.vectors), whole, alone, float(recall))
 
 
 def main() -> None:
@@ -75,6 +91,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--queries", type=int, default=300)
+    parser.add_argument("--json", action="store_true", help="the figures of the last state, as JSON")
     options = parser.parse_args()
     faiss.omp_set_num_threads(1)
     data = Data(options.folder, options.rows, options.dim)
@@ -84,12 +101,19 @@ def main() -> None:
         fill_ours(place, options.folder, photos, data.vectors, model=(FINGERPRINT, "model", "/model"))
         with LibraryFolder.open(place) as folder:
             LibraryIndex(folder).build(lambda wanted: data.tuning["text"][: len(wanted)], None, None)
-    print("| photos | Library.search, p50 / p95 (processor) | the vectors alone | recall@10 |")
-    print("|---|---|---|---|")
     queries = data.held["text"][: options.queries]
-    print(asked(place, queries), flush=True)
+    as_made = asked(place, queries)
     without_some(place, 0.01)
-    print(asked(place, queries))
+    without = asked(place, queries)
+    if options.json:
+        print(
+            json.dumps(
+                {"p50_ms": without.whole.median, "p95_ms": without.whole.tail, "recall": without.recall}
+            )
+        )
+        return
+    print("| photos | Library.search, p50 / p95 (processor) | the vectors alone | recall@10 |")
+    print(f"|---|---|---|---|\n{as_made}\n{without}")
 
 
 if __name__ == "__main__":
