@@ -7,6 +7,7 @@ browser keeps what it has seen, and the first pictures show while others are sti
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,13 +23,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from clipsearch.config import default_library
-from clipsearch.errors import ClipsearchError, ImageError
+from clipsearch.errors import ClipsearchError, ImageError, ServerError
 from clipsearch.files import read_file
 from clipsearch.thumbnails import Kind
-from clipsearch_ui.state import icon, shelf
+from clipsearch_ui.state import Opened, icon, shelf
 
 SCRIPT = Path(__file__).with_name("app.py")
 HOSTS = ["127.0.0.1", "localhost", "[::1]"]
+
+_ID_DIGITS = 18
 
 # Another site's page may neither show these pictures nor learn their sizes.
 _GUARDED = {"Cross-Origin-Resource-Policy": "same-origin", "X-Content-Type-Options": "nosniff"}
@@ -69,7 +72,7 @@ def thumbnail(request: Request) -> Response:
     if opened is None or kind not in get_args(Kind):
         return _missing()
     try:
-        content = opened.content(request.path_params["image"])
+        content = _content(opened, request)
         if content is None:
             return _missing()
         data = opened.thumbnails.get(content[0], content[1], cast(Kind, kind))
@@ -82,7 +85,7 @@ def photo_file(request: Request) -> Response:
     """The file of a photo, to be saved, never shown in the page."""
     opened = shelf().opened(request.path_params["library"])
     try:
-        content = None if opened is None else opened.content(request.path_params["image"])
+        content = None if opened is None else _content(opened, request)
         for path in () if content is None else content[1]:
             try:
                 data = read_file(path, follow_symlinks=True)[0]
@@ -97,6 +100,14 @@ def photo_file(request: Request) -> Response:
     return _missing()
 
 
+def _content(opened: Opened, request: Request) -> tuple[bytes, tuple[bytes, ...]] | None:
+    """What the library knows of the photo in the address; None where that is no id."""
+    written = request.path_params["image"]
+    # Thousands of digits are an error to `int`, and SQLite has no room for twenty.
+    named = written.isascii() and written.isdigit() and len(written) <= _ID_DIGITS
+    return opened.content(int(written)) if named else None
+
+
 def picture(request: Request) -> Response:
     """A picture that a visitor searches with."""
     data = shelf().picture(f"picture:{request.path_params['name']}")
@@ -108,8 +119,8 @@ def _missing() -> Response:
 
 
 ROUTES = [
-    Route("/photos/{library:str}/{image:int}/{kind:str}.webp", thumbnail),
-    Route("/photos/{library:str}/{image:int}/file", photo_file),
+    Route("/photos/{library:str}/{image:str}/{kind:str}.webp", thumbnail),
+    Route("/photos/{library:str}/{image:str}/file", photo_file),
     Route("/pictures/{name:str}.webp", picture),
 ]
 
@@ -141,9 +152,25 @@ def build() -> st.App:
     return st.App(SCRIPT, routes=ROUTES, middleware=[guard], lifespan=_lifespan)
 
 
+def _check_free(port: int) -> None:
+    """Raise ServerError where the port cannot be listened on: Streamlit would say so in its own way."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((SETTINGS["server.address"], port))
+        except OSError as error:
+            raise ServerError(
+                f"Port {port} cannot be listened on ({error.strerror}); without --port a free one is taken."
+            ) from error
+
+
 def serve(port: int | None = None, *, browser: bool = True) -> None:
-    """Serve the app on this machine until interrupted; without `port`, the first free one from 8501."""
+    """Serve the app on this machine until interrupted; without `port`, the first free one from 8501.
+
+    Raises ServerError for a port that another program has.
+    """
     settings = {**SETTINGS, "server.headless": not browser}
     if port is not None:
+        _check_free(port)
         settings["server.port"] = port
     build().run(config=settings)
