@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from clipsearch.config import default_library
+from clipsearch.config import default_library, expanded
 from clipsearch.errors import ImageError, LibraryEmpty, ModelMismatch
 from clipsearch.folder import Health, LibraryFolder, Repaired, Snapshot
 from clipsearch.library_index import LibraryIndex
@@ -122,7 +122,7 @@ class Library:
         is a model that is loaded already, to be used as long as the library is one of its making. Raises
         LibraryNotFound, LibraryVersion, LibraryDamaged, StorageError.
         """
-        place = default_library() if path is None else Path(path).expanduser()
+        place = default_library() if path is None else expanded(path)
         folder = LibraryFolder.create(place) if create else LibraryFolder.open(place)
         return cls(folder, device, encoder)
 
@@ -328,8 +328,8 @@ class Library:
         Raises LibraryNotFound, LibraryLocked, StorageError, and LibraryDamaged for a backup that is; then
         nothing was changed.
         """
-        place = default_library() if path is None else Path(path).expanduser()
-        return LibraryFolder.restore(Path(source).expanduser(), place)
+        place = default_library() if path is None else expanded(path)
+        return LibraryFolder.restore(expanded(source), place)
 
     def compact(self) -> int:
         """Give back the room of pruned photos; returns the number of vectors freed."""
@@ -344,7 +344,7 @@ class Library:
 
     def backup(self, target: PathLike) -> None:
         """Copy the library to a new folder while it is in use. Raises StorageError."""
-        self._folder.backup(Path(target).expanduser())
+        self._folder.backup(expanded(target))
 
     def _keep_index(self, memory: int | None, report: Callable[[Progress], None]) -> None:
         from clipsearch_indexer.ingest import Progress
@@ -451,7 +451,7 @@ def _embed_files(encoder: Encoder, paths: Sequence[str]) -> npt.NDArray[np.float
     rows = []
     for path in paths:
         try:
-            rows.append(encoder.encode_images([Path(path).expanduser()]))
+            rows.append(encoder.encode_images([expanded(path)]))
         except ImageError as error:
             raise ImageError(f"{display(os.fsencode(path))} cannot be searched for: {error}.") from error
     return np.concatenate(rows)

@@ -38,6 +38,7 @@ TEMPORARY_SUFFIX = ".tmp"
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+_TOO_MANY = {errno.EMFILE, errno.ENFILE}
 _OBSTRUCTED = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG}
 _ERRNO_OF_ACTION = {"eio": errno.EIO, "enospc": errno.ENOSPC, "short": errno.EIO}
 _arrivals: dict[str, int] = {}
@@ -60,9 +61,11 @@ def storage_error(error: OSError, path: Path, needed: int | None = None) -> Stor
         )
     if error.errno in _READ_ONLY:
         return StorageError(
-            f"{path} cannot be written ({error.strerror}). Searching still works; to change the library, "
-            "make its folder writable or give another with --library."
+            f"{path} cannot be opened or written ({error.strerror}). Searching still works where it can be "
+            "read; to change the library, make its folder writable or give another with --library."
         )
+    if error.errno in _TOO_MANY:
+        return StorageError(f"{path} cannot be opened: too many files are open (`ulimit -n` allows more).")
     if error.errno in _OBSTRUCTED:
         return StorageError(
             f"{path} cannot be written ({error.strerror}). Give another name, or move what is in the way."

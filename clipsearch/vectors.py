@@ -62,11 +62,12 @@ class VectorFile:
         return self.size() // self.row_bytes
 
     def size(self) -> int:
-        """Return the size of the file in bytes, 0 where there is none."""
-        try:
-            return self.path.stat().st_size
-        except FileNotFoundError:
-            return 0
+        """Return the size of the file in bytes, 0 where there is none. Raises StorageError."""
+        with durable.storage_errors(self.path):
+            try:
+                return self.path.stat().st_size
+            except FileNotFoundError:
+                return 0
 
     def check_length(self, committed: int) -> None:
         """Raise LibraryDamaged, with the number of lost rows, if there are fewer than `committed`."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clipsearch.config import expanded
 from clipsearch.errors import StorageError, UsageError
 from clipsearch.paths import display
 
@@ -55,6 +56,12 @@ def results() -> Iterator[None]:
         raise StorageError(f"The output cannot be written ({error.strerror}).") from error
 
 
+def end_server_with_its_terminal() -> None:
+    """Let SIGHUP, of a closed terminal, end a server as SIGTERM does, which its event loop knows."""
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda _number, _frame: signal.raise_signal(signal.SIGTERM))
+
+
 def say(text: str = "") -> None:
     """A line for people, on standard error: standard output is for results."""
     typer.echo(text, err=True)
@@ -82,7 +89,7 @@ def shown(path: str | bytes) -> str:
     except (OSError, ValueError):
         relative = raw
     if relative.startswith(b"..") or len(relative) >= len(raw):
-        home = os.fsencode(Path.home())
+        home = os.fsencode(expanded("~"))
         relative = b"~" + raw[len(home) :] if raw.startswith(home + b"/") else raw
     return display(relative)
 

@@ -12,6 +12,7 @@ import typer
 
 from clipsearch.cli.console import DeviceOption, JsonOption, LibraryOption, results, say, shown, write_json
 from clipsearch.cli.light import LightCommand
+from clipsearch.config import expanded
 from clipsearch.errors import UsageError
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def _from_server(library: Path | None, line: str, asked: dict[str, Any]) -> list
     from clipsearch.config import default_library
     from clipsearch.server.entry import find
 
-    entry = find(default_library() if library is None else library.expanduser())
+    entry = find(default_library() if library is None else expanded(library))
     if entry is None:
         return None
     from clipsearch.paths import to_json

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from clipsearch.cli.console import LibraryOption, say, shown
+from clipsearch.cli.console import LibraryOption, end_server_with_its_terminal, say, shown
+from clipsearch.config import expanded
 from clipsearch.errors import MissingExtra
 
 
@@ -34,10 +35,11 @@ def serve(
         if error.name not in ("uvicorn", "starlette"):
             raise
         raise MissingExtra("The server needs Starlette: pip install 'clipsearch[serve]'") from error
-    place = (default_library() if library is None else library.expanduser()).absolute()
+    place = (default_library() if library is None else expanded(library)).absolute()
 
     def ready(address: str, note: Path) -> None:
         say(f"Serving {shown(bytes(place))} at {address}; `clipsearch query` uses it. Ctrl-C ends it.")
         say(f"Programs find the token in {shown(bytes(note))}.")
 
+    end_server_with_its_terminal()
     run(place, port, ready)

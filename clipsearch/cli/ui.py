@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from clipsearch.cli.console import LibraryOption, say
+from clipsearch.cli.console import LibraryOption, end_server_with_its_terminal, say
 from clipsearch.cli.light import LightCommand
+from clipsearch.config import expanded
 from clipsearch.errors import MissingExtra
 
 
@@ -34,12 +35,13 @@ def ui(
     It is served to this computer only, until Ctrl-C.
     """
     if library is not None:
-        os.environ["CLIPSEARCH_LIBRARY"] = str(library.expanduser().absolute())
+        os.environ["CLIPSEARCH_LIBRARY"] = str(expanded(library).absolute())
     try:
         import streamlit  # noqa: F401
     except ImportError as error:
         raise MissingExtra("The web page needs Streamlit: pip install 'clipsearch[ui]'") from error
     from clipsearch_ui.server import serve
 
+    end_server_with_its_terminal()
     say("Starting the web page; Ctrl-C ends it.")
     serve(port, browser=browser)

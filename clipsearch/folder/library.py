@@ -173,6 +173,10 @@ class LibraryFolder:
         from clipsearch.store.catalog import Store
 
         with writer_lock(self.layout.lock), Store(self.layout.catalog, "write") as store:
+            if self.is_replaced:  # what was read of the one before is nothing to go by
+                raise StorageError(
+                    f"The library at {self.path} was replaced by another meanwhile; run the command again."
+                )
             writer = Writer(self.layout, store)
             writer.recover(repair=repair)
             yield writer

@@ -24,9 +24,9 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Literal
 
+from clipsearch.config import expanded
 from clipsearch.errors import UsageError
 
 Kind = Literal["text", "image"]
@@ -226,6 +226,6 @@ def _hint(line: str, position: int, problem: str) -> str:
 def is_image_path(value: str) -> bool:
     """Whether a term of a query is the path of a file that is there; a word without dot or slash is not."""
     try:
-        return ("." in value or "/" in value) and Path(value).expanduser().is_file()
+        return ("." in value or "/" in value) and expanded(value).is_file()
     except (OSError, ValueError, RuntimeError):  # too long, a NUL, ~nobody
         return False

@@ -12,9 +12,9 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
+from clipsearch.config import expanded
 from clipsearch.errors import ClipsearchError
 from clipsearch.files import read_file
 from clipsearch.search.hit import Hit
@@ -65,7 +65,7 @@ def _terms(query: Query) -> list[dict[str, Any]]:
 
 
 def _picture(term: Term) -> bytes:
-    path = Path(term.value).expanduser()
+    path = expanded(term.value)
     if os.path.getsize(path) > UPLOAD_LIMIT:  # noqa: PTH202 - no need to read it
         raise ValueError("too large for a question")
     return read_file(path, follow_symlinks=True)[0]

@@ -86,6 +86,12 @@ def test_a_read_only_place_says_that_searching_works(tmp_path, code):
     assert "Searching still works" in str(error)
 
 
+def test_too_many_open_files_are_not_the_fault_of_the_disk(tmp_path):
+    error = durable.storage_error(OSError(errno.EMFILE, os.strerror(errno.EMFILE)), tmp_path)
+    assert "ulimit -n" in str(error)
+    assert "disk" not in str(error)
+
+
 def test_a_failed_sync_is_never_asked_again(tmp_path, monkeypatch):
     asked = []
 

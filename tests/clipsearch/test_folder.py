@@ -525,6 +525,8 @@ def test_a_library_behind_a_link_is_restored_where_it_lies(folder, tmp_path):
     assert paths(LibraryFolder.open(link)) == [b"/p/a", b"/p/b", b"/p/c"]
     with pytest.raises(StorageError, match="lie within each other"):
         LibraryFolder.restore(folder.path, link)
+    with pytest.raises(StorageError, match="was replaced by another meanwhile"), folder.writer():
+        pass  # what it read is of the library that was there before
 
 
 def test_a_backup_that_cannot_be_put_there_is_a_sentence_about_the_backup(folder, tmp_path):

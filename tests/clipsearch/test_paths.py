@@ -1,9 +1,11 @@
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clipsearch.config import expanded
 from clipsearch.paths import display, from_json, to_json
 
 
@@ -57,3 +59,9 @@ def test_json_of_text_is_that_text() -> None:
 def test_text_that_no_path_can_give_is_refused() -> None:
     with pytest.raises(ValueError, match="surrogates"):
         from_json("\ud800")
+
+
+def test_a_home_that_nobody_has_is_a_name_like_another(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert expanded("~/photos") == Path("/home/me/photos")
+    assert expanded("~nobody-of-that-name/photos") == Path("~nobody-of-that-name/photos")

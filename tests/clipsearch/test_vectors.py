@@ -1,12 +1,14 @@
+import errno
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipsearch.errors import LibraryDamaged, ModelInvalid
+from clipsearch.errors import LibraryDamaged, ModelInvalid, StorageError
 from clipsearch.vectors import VectorError, VectorFile
 
 DIM = 6
@@ -135,3 +137,12 @@ def test_a_file_that_goes_away_while_it_is_mapped_is_told_like_a_missing_one(fil
     monkeypatch.setattr(np, "memmap", gone)
     with pytest.raises(LibraryDamaged, match="has lost 3 of its 3"):
         file.open_read(3)
+
+
+def test_vectors_that_may_not_be_looked_at_are_a_sentence(tmp_path, monkeypatch):
+    def forbidden(path, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", forbidden)
+    with pytest.raises(StorageError, match="Permission denied"):
+        VectorFile(tmp_path / "vectors.f16", 8).rows_on_disk()

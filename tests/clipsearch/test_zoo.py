@@ -132,7 +132,7 @@ def test_an_interrupted_download_is_never_seen(models: Path, hub: Callable[[list
         (http_error(RepositoryNotFoundError), ModelNotFound, "no repository a/b"),
         (http_error(GatedRepoError), ModelNotFound, "accepted its terms"),
         (OSError(28, "No space left on device"), StorageError, "disk is full"),
-        (PermissionError(13, "Permission denied"), StorageError, "cannot be written"),
+        (PermissionError(13, "Permission denied"), StorageError, "cannot be opened or written"),
         (TimeoutError("timed out"), NetworkUnavailable, "TimeoutError"),
         (RuntimeError("some transport's own"), NetworkUnavailable, "RuntimeError"),
     ],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from clipsearch.cli.main import app
-from clipsearch.errors import MissingExtra
+from clipsearch.errors import MissingExtra, ServerError
 
 
 def test_without_streamlit_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,6 +17,16 @@ def test_without_streamlit_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch
     result = CliRunner().invoke(app, ["ui"])
     assert isinstance(result.exception, MissingExtra)
     assert "pip install 'clipsearch[ui]'" in str(result.exception)
+
+
+def test_a_port_that_another_program_has_is_a_sentence() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = CliRunner().invoke(app, ["ui", "--no-browser", "--port", str(port)])
+    assert isinstance(result.exception, ServerError)
+    assert str(result.exception).startswith(f"Port {port} cannot be listened on")
 
 
 def test_it_serves_the_library_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,8 @@ def test_a_thumbnail_is_a_small_upright_webp_and_is_kept(client: TestClient, fil
         "0123456789ab/1/grid.webp",
         "{key}/99999999999999999999999999/grid.webp",
         "{key}/999999/file",
+        pytest.param("{key}/" + "9" * 5000 + "/file", id="thousands of digits"),
+        pytest.param("{key}/" + "9" * 5000 + "/grid.webp", id="a thumbnail of thousands of digits"),
     ],
 )
 def test_what_is_not_a_photo_is_not_found(client: TestClient, filled: Path, place: str) -> None:

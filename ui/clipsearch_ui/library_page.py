@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from datetime import datetime
-from pathlib import Path
 
 import streamlit as st
 
 from clipsearch import zoo
 from clipsearch.api import Status
-from clipsearch.config import default_library
+from clipsearch.config import default_library, expanded
 from clipsearch.errors import ClipsearchError, LibraryNotFound
 from clipsearch.paths import display
 from clipsearch_ui.guard import trouble
@@ -95,7 +94,7 @@ def _index_line(status: Status) -> str:
 
 def index_form(*, first: bool) -> None:
     """Name a folder and begin; one run at a time."""
-    pictures = Path.home() / "Pictures"
+    pictures = expanded("~") / "Pictures"
     opened = shelf().at(library_path())
     busy = opened is not None and opened.run is not None and opened.run.running
     with st.form("index", border=False):
@@ -115,11 +114,10 @@ def index_form(*, first: bool) -> None:
 
 
 def _start(folder: str) -> None:
-    path = Path(folder).expanduser()
+    path = expanded(folder)
     if not folder or not path.is_absolute() or not path.is_dir():
-        st.error(
-            f"Give the whole path of a folder that is there, such as {plain(str(Path.home() / 'Pictures'))}."
-        )
+        example = plain(str(expanded("~") / "Pictures"))
+        st.error(f"Give the whole path of a folder that is there, such as {example}.")
         return
     try:
         shelf().open(library_path(), create=True).start_index([path])
@@ -224,7 +222,7 @@ def _models(opened: Opened | None) -> None:
 
 def _switch() -> None:
     st.header("Other libraries", anchor=False)
-    here = library_path().expanduser().absolute()
+    here = expanded(library_path()).absolute()
     known = dict.fromkeys([default_library().absolute(), *shelf().paths()])
     for number, path in enumerate(known):
         if path != here:
@@ -244,7 +242,7 @@ def _switch() -> None:
 def _open(wanted: str) -> None:
     if not wanted:
         return
-    path = Path(wanted).expanduser()
+    path = expanded(wanted)
     try:
         shelf().open(path)
     except LibraryNotFound:

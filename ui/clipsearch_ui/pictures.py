@@ -15,7 +15,9 @@ from starlette.responses import Response
 from clipsearch.errors import ClipsearchError, ImageError
 from clipsearch.files import read_file
 from clipsearch.thumbnails import Kind
-from clipsearch_ui.state import shelf
+from clipsearch_ui.state import Opened, shelf
+
+_ID_DIGITS = 18
 
 # Another site's page may neither show these pictures nor learn their sizes.
 _GUARDED = {"Cross-Origin-Resource-Policy": "same-origin", "X-Content-Type-Options": "nosniff"}
@@ -29,7 +31,7 @@ def thumbnail(request: Request) -> Response:
     if opened is None or kind not in get_args(Kind):
         return _missing()
     try:
-        content = opened.content(request.path_params["image"])
+        content = _content(opened, request)
         if content is None:
             return _missing()
         data = opened.thumbnails.get(content[0], content[1], cast(Kind, kind))
@@ -42,7 +44,7 @@ def photo_file(request: Request) -> Response:
     """The file of a photo, to be saved, never shown in the page."""
     opened = shelf().opened(request.path_params["library"])
     try:
-        content = None if opened is None else opened.content(request.path_params["image"])
+        content = None if opened is None else _content(opened, request)
         for path in () if content is None else content[1]:
             try:
                 data = read_file(path, follow_symlinks=True)[0]
@@ -55,6 +57,14 @@ def photo_file(request: Request) -> Response:
     except ClipsearchError:
         pass
     return _missing()
+
+
+def _content(opened: Opened, request: Request) -> tuple[bytes, tuple[bytes, ...]] | None:
+    """What the library knows of the photo in the address; None where that is no id."""
+    written = request.path_params["image"]
+    # Thousands of digits are an error to `int`, and SQLite has no room for twenty.
+    named = written.isascii() and written.isdigit() and len(written) <= _ID_DIGITS
+    return opened.content(int(written)) if named else None
 
 
 def picture(request: Request) -> Response:

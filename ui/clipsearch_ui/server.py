@@ -7,6 +7,7 @@ browser keeps what it has seen, and the first pictures show while others are sti
 from __future__ import annotations
 
 import gc
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -21,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from clipsearch.config import default_library
-from clipsearch.errors import ClipsearchError
+from clipsearch.errors import ClipsearchError, ServerError
 from clipsearch_ui.front import Scripts, first_page
 from clipsearch_ui.streamlit_start import hasten
 
@@ -72,8 +73,8 @@ def _late(name: str) -> Callable[[Request], Response]:
 
 ROUTES = [
     *(Route(f"/{name}", first_page) for name in PAGES),
-    Route("/photos/{library:str}/{image:int}/{kind:str}.webp", _late("thumbnail")),
-    Route("/photos/{library:str}/{image:int}/file", _late("photo_file")),
+    Route("/photos/{library:str}/{image:str}/{kind:str}.webp", _late("thumbnail")),
+    Route("/photos/{library:str}/{image:str}/file", _late("photo_file")),
     Route("/pictures/{name:str}.webp", _late("picture")),
 ]
 
@@ -110,10 +111,26 @@ def build() -> st.App:
     return st.App(SCRIPT, routes=ROUTES, middleware=[guard, Middleware(Scripts)], lifespan=_lifespan)
 
 
+def _check_free(port: int) -> None:
+    """Raise ServerError where the port cannot be listened on: Streamlit would say so in its own way."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((SETTINGS["server.address"], port))
+        except OSError as error:
+            raise ServerError(
+                f"Port {port} cannot be listened on ({error.strerror}); without --port a free one is taken."
+            ) from error
+
+
 def serve(port: int | None = None, *, browser: bool = True) -> None:
-    """Serve the app on this machine until interrupted; without `port`, the first free one from 8501."""
+    """Serve the app on this machine until interrupted; without `port`, the first free one from 8501.
+
+    Raises ServerError for a port that another program has.
+    """
     settings = {**SETTINGS, "server.headless": not browser}
     if port is not None:
+        _check_free(port)
         settings["server.port"] = port
     hasten()
     build().run(config=settings)

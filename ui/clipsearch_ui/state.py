@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 
 from clipsearch.api import Library
 from clipsearch.browse import Photo
-from clipsearch.config import default_library
+from clipsearch.config import default_library, expanded
 from clipsearch.errors import ClipsearchError, ImageError, LibraryEmpty, UsageError
 from clipsearch.thumbnails import Decoders, Kind, Thumbnails, webp
 from clipsearch_ui.indexing import IndexRun
@@ -139,7 +139,7 @@ class Opened:
 
 
 def _key(path: Path) -> str:
-    return hashlib.blake2b(bytes(path.expanduser().absolute()), digest_size=6).hexdigest()
+    return hashlib.blake2b(bytes(expanded(path).absolute()), digest_size=6).hexdigest()
 
 
 class Shelf:
@@ -153,10 +153,11 @@ class Shelf:
 
     def open(self, path: Path, *, create: bool = False) -> Opened:
         """The library at `path`. Raises LibraryNotFound and the other errors of `Library.open`."""
-        place = path.expanduser().absolute()
+        place = expanded(path).absolute()
         key = _key(place)
         with self._lock:
-            if key not in self._opened:
+            if key not in self._opened or self._opened[key].library.is_replaced:
+                # The one before, that `restore` put aside, is left to whoever still reads it.
                 self._opened[key] = Opened(key, Library.open(place, create=create), self.decoders)
             return self._opened[key]
 

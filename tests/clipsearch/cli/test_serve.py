@@ -316,7 +316,7 @@ def test_many_at_once_get_what_each_gets_alone(served, photos):
     assert not wrong
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_it_ends_in_order(library, monkeypatch, tmp_path, number):
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     process = library.start("serve", CLIPSEARCH_CACHE=str(tmp_path / "cache"))
