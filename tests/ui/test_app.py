@@ -318,7 +318,7 @@ def test_the_other_pages(filled: Path, monkeypatch: pytest.MonkeyPatch, name: st
     test = page(name, filled, monkeypatch)
     assert not test.exception
     expected = {
-        "duplicates_page": "groups with",
+        "duplicates_page": "more photos than needed",
         "timeline_page": "Timeline",
         "themes_page": "Themes",
         "map_page": "Natural Earth",
@@ -467,3 +467,11 @@ def test_the_map_holds_all_photos_in_any_frame(shape: tuple[int, int], span: tup
     assert bottom <= map_page.BOTTOM < map_page.TOP <= top
     if shape[0] <= 2 * shape[1]:  # no land is drawn broader than it is
         assert (east - west) / (top - bottom) == pytest.approx(shape[0] / shape[1])
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [(0, "0 KB"), (1, "1 KB"), (453_100, "454 KB"), (1_480_000, "1.5 MB"), (10**13, "10,000.0 GB")],
+)
+def test_room_on_the_disk_is_told_in_units_that_people_read(size: int, said: str) -> None:
+    assert library_page._bytes(size) == said
