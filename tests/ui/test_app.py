@@ -318,7 +318,7 @@ def test_the_other_pages(filled: Path, monkeypatch: pytest.MonkeyPatch, name: st
     test = page(name, filled, monkeypatch)
     assert not test.exception
     expected = {
-        "duplicates_page": "groups with",
+        "duplicates_page": "more photos than needed",
         "timeline_page": "Timeline",
         "themes_page": "Themes",
         "map_page": "Natural Earth",
@@ -452,3 +452,26 @@ def test_settings_are_safe() -> None:
     assert server.SETTINGS["server.enableXsrfProtection"] is True
     assert server.SETTINGS["browser.gatherUsageStats"] is False
     assert server.SETTINGS["server.fileWatcherType"] == "none"
+
+
+@pytest.mark.parametrize("shape", [(364, 291), (800, 400), (1200, 400)])
+@pytest.mark.parametrize("span", [(-122.4, 151.2), (2.0, 2.1), (-179.0, 179.0), (100.0, 175.0)])
+def test_the_map_holds_all_photos_in_any_frame(shape: tuple[int, int], span: tuple[float, float]) -> None:
+    def value(edge: dict[str, str]) -> float:
+        names = {"min": min, "max": max, "clamp": lambda it, low, high: max(low, min(high, it))}
+        return float(eval(edge["expr"], {**names, "width": shape[0], "height": shape[1]}))
+
+    across, upright = map_page._frame(np.array(span))
+    (west, east), (bottom, top) = map(value, across), map(value, upright)
+    assert -180 <= west <= span[0] < span[1] <= east <= 180
+    assert bottom <= map_page.BOTTOM < map_page.TOP <= top
+    if shape[0] <= 2 * shape[1]:  # no land is drawn broader than it is
+        assert (east - west) / (top - bottom) == pytest.approx(shape[0] / shape[1])
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [(0, "0 KB"), (1, "1 KB"), (453_100, "454 KB"), (1_480_000, "1.5 MB"), (10**13, "10,000.0 GB")],
+)
+def test_room_on_the_disk_is_told_in_units_that_people_read(size: int, said: str) -> None:
+    assert library_page._bytes(size) == said

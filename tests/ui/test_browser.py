@@ -438,5 +438,7 @@ def test_first_run_indexing_and_a_deleted_file(browser: Browser, folder: Path, t
         expect(page.get_by_text("Files that could not be read (1)")).to_be_visible()
         shutil.rmtree(mine)
         page.goto(server)
-        expect(page.get_by_text("This file is not there now").first).to_be_visible()
+        gone = page.locator(".tile.gone .absent").first
+        expect(gone).to_be_visible()
+        expect(gone).to_have_text(re.compile(r"^[a-z]+-\d+\.jpgOffline, or no longer there$"))
         page.close()

@@ -22,6 +22,9 @@ st.html("""<style>
 [class*="st-key-recent_"] button img:first-child { margin-left: 0; }
 .st-key-chips button:has(img) { padding: 0.2rem 0.6rem 0.2rem 0.2rem; }
 .stMainBlockContainer { padding: 4.2rem 2rem 3rem; }
+.st-key-filters_head { min-height: 2.5rem; }  /* with a button in it or without */
+.st-key-q input { text-overflow: ellipsis; }
+.st-key-results { min-height: 60vh; }  /* while its script comes, what follows need not move */
 .st-key-world { aspect-ratio: 2; min-height: 0; max-width: 115vh; flex: none; }
 /* In the dark the primary colour is a light one, on which white would not be legible. */
 button[data-testid^="stBaseButton-primary"]:not(:disabled) { color: light-dark(#fff, #06121f); }

@@ -32,10 +32,14 @@ def show() -> None:
     with st.spinner("Comparing …"):
         groups, copied = _groups(opened, alike)
     extra = sum(len(group) - 1 for group in groups)
-    st.markdown(
-        f"**{len(groups):,}** groups with {extra:,} more photos than needed; "
-        f"**{copied:,}** photos lie in more than one place."
-    )
+    said = []
+    if groups:
+        said.append(
+            f"**{len(groups):,}** group{'s' * (len(groups) > 1)}, **{extra:,}** more photos than needed"
+        )
+    if copied:
+        said.append(f"**{copied:,}** photo{'s' * (copied > 1)} in more than one place")
+    st.markdown("; ".join(said))
     if not groups:
         st.info("No two photos are that much alike.", icon=":material/done_all:")
     pages = -(-len(groups) // GROUPS)

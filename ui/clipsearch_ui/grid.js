@@ -55,7 +55,9 @@ function tile(item, at, state, eager) {
   image.onerror = () => { box.classList.add("gone"); box.classList.remove("waiting"); };
   image.src = item.src;
   open.append(image);
-  box.append(open, element("span", "absent", "This file is not there now"));
+  const absent = element("span", "absent");
+  absent.append(element("b", "", item.name), element("span", "", "Offline, or no longer there"));
+  box.append(open, absent);
   if (item.score !== null) box.append(element("span", "badge score", item.score));
   if (item.more > 0) {
     const more = element("span", "badge more", `+${item.more}`);

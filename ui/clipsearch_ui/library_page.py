@@ -257,11 +257,10 @@ def _open(wanted: str) -> None:
 
 
 def _bytes(size: int) -> str:
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            return f"{size:,.0f} {unit}"
-        size //= 1000
-    return ""
+    for unit, each in (("GB", 1e9), ("MB", 1e6)):
+        if size >= each:
+            return f"{size / each:,.1f} {unit}"
+    return f"{-(-size // 1000):,} KB"
 
 
 def _duration(seconds: float) -> str:

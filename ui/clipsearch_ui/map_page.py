@@ -27,6 +27,8 @@ LISTED = 200
 """Places that can be chosen from the list."""
 BOTTOM, TOP = -67.0, 113.0
 """Heights between which the inhabited world lies: half as high as the whole of it is wide."""
+ROOM = 1.1
+"""How much broader than the photos the map is at least."""
 _POLE = 85.0
 """Degrees of latitude beyond which the map does not go."""
 
@@ -126,8 +128,9 @@ def _map(
     points = _together(north, east, max(width / CELLS, 1e-6))
     spot = alt.selection_point(name="spot", fields=["key"])
     view = alt.selection_interval(name="view", bind="scales")
-    x = alt.X("east:Q", scale=alt.Scale(domain=_breadth(east), nice=False), axis=None)
-    y = alt.Y("up:Q", scale=alt.Scale(domain=[BOTTOM, TOP], nice=False), axis=None)
+    across, upright = _frame(east)
+    x = alt.X("east:Q", scale=alt.Scale(domain=across, nice=False), axis=None)
+    y = alt.Y("up:Q", scale=alt.Scale(domain=upright, nice=False), axis=None)
     land = (
         alt.Chart(_land())
         .mark_line(filled=True, color="#9aa7b4", opacity=0.35, stroke="#7d8a97", strokeWidth=0.6, clip=True)
@@ -168,15 +171,23 @@ def _map(
     return seen, _places(points, seen), str(picked[0]["key"]) if picked else None
 
 
-def _breadth(east: np.ndarray[Any, Any]) -> list[dict[str, str]]:
-    """The longitudes at the edges, as Vega's expressions: as many as there is room for, about the photos.
+def _frame(east: np.ndarray[Any, Any]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """The edges of the map from side to side and from bottom to top, as Vega's expressions.
 
-    The heights are given, so a frame less than twice as broad as high, a phone's, shows a part of the world.
+    A frame less than twice as broad as high, a phone's, shows a part of the inhabited world about the photos;
+    where they span more than that, more than the inhabited world fits in from bottom to top.
     """
-    middle = (float(east.min()) + float(east.max())) / 2
-    half = f"min(180, {(TOP - BOTTOM) / 2} * width / height)"
-    centre = f"clamp({middle:.4f}, {half} - 180, 180 - {half})"
-    return [{"expr": f"{centre} - {half}"}, {"expr": f"{centre} + {half}"}]
+    first, last = float(east.min()), float(east.max())
+    room = (last - first) / 2 * ROOM
+    half = f"min(180, max({(TOP - BOTTOM) / 2} * width / height, {room:.4f}))"
+    centre = f"clamp({(first + last) / 2:.4f}, {half} - 180, 180 - {half})"
+    high = f"max({(TOP - BOTTOM) / 2}, {half} * height / width)"
+    middle = f"{(TOP + BOTTOM) / 2}"
+    return _about(centre, half), _about(middle, high)
+
+
+def _about(middle: str, half: str) -> list[dict[str, str]]:
+    return [{"expr": f"{middle} - {half}"}, {"expr": f"{middle} + {half}"}]
 
 
 def _places(points: pd.DataFrame, seen: Box | None) -> dict[str, tuple[int, Box]]:

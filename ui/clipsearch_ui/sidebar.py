@@ -35,7 +35,12 @@ def show(chosen: Filters, choices: Choices, *, scored: bool) -> None:
     """Show the filters; `scored` where there are similarities to filter by."""
     left, everything = choices.left, choices.all
     with st.sidebar:
-        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+        with st.container(
+            key="filters_head",
+            horizontal=True,
+            vertical_alignment="center",
+            horizontal_alignment="distribute",
+        ):
             st.header("Filters", anchor=False)
             if chosen.active():
                 st.button("Clear", on_click=filters.clear, type="tertiary", icon=":material/filter_alt_off:")

@@ -5,7 +5,7 @@ export default function ({ data, parentElement }) {
   const photo = frame.querySelector(".photo");
   photo.alt = data.alt;
   if (photo.getAttribute("src") === data.src) return;
-  frame.classList.remove("gone", "there");
+  frame.classList.remove("gone", "there", "blank");
   // A small photo is enlarged, but not until it is nothing but blocks.
   for (const image of [early, photo]) {
     image.style.maxWidth = `min(100%, ${data.width * 2.5}px)`;
@@ -16,6 +16,7 @@ export default function ({ data, parentElement }) {
     frame.classList.add("there");
     for (const address of data.beside) new Image().src = address;
   };
+  early.onerror = () => frame.classList.add("blank");
   early.src = data.early;
   photo.src = data.src;
 }
