@@ -27,6 +27,7 @@ from clipsearch.config import CACHE_VARIABLE
 from clipsearch.search.query import Query
 from clipsearch.server.client import ask
 from clipsearch.server.entry import entry_path, find, published
+from clipsearch.server.run import _listen
 
 
 @dataclass(frozen=True)
@@ -339,6 +340,12 @@ def test_one_server_a_library_and_one_a_port(library, served, commands):
     sentence = library.error("serve", "--port", str(served.port), code=17)
     assert sentence == f"Port {served.port} is in use by another program; without --port a free one is taken."
     assert "clipsearch index" in commands.error("serve", code=4)
+
+
+def test_small_answers_do_not_wait_for_the_acknowledgement_of_the_one_before():
+    # asyncio sets TCP_NODELAY on connections of sockets that are said to be of TCP, and on no others.
+    with closing(_listen(0)) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
 
 
 def test_a_note_that_nobody_holds_or_that_does_not_fit_is_ignored(tmp_path, monkeypatch):
