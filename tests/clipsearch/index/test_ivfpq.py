@@ -10,7 +10,7 @@ from clipsearch.index.ivfpq import KINDS, build, inner
 from clipsearch.index.ordering import best, rerank, score_rows
 from clipsearch.index.params import IvfPqParams
 from clipsearch.index.searcher import Searcher
-from clipsearch.index.tuning import probe_grid, tune
+from clipsearch.index.tuning import probe_grid, spreads, tune
 
 
 def recall(found, exact, k):
@@ -210,6 +210,12 @@ def test_derived_parameters():
 def test_probe_grid():
     assert probe_grid(10) == [1, 2, 3, 4, 6, 8, 10]
     assert probe_grid(1) == [1]
+
+
+def test_more_rows_are_worth_more_candidates():
+    assert spreads(1_000_000, 10) == spreads(5_000, 10) == [4, 8, 16, 32, 64, 128]
+    assert spreads(10_000_000, 10) == [4, 8, 16, 32, 64, 128, 256, 512]
+    assert spreads(10_000_000, 20)[-1] == 256, "each result has its candidates"
 
 
 def test_tuning_tries_no_effort_that_could_not_be_chosen(world, monkeypatch):
