@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-# A shell starts background jobs with Ctrl-C ignored, which every process that a test starts would inherit; a
-# handler is not inherited.
+# A shell starts background jobs with Ctrl-C ignored, and `nohup` its own with SIGHUP, which every process
+# that a test starts would inherit; a handler is not inherited.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -1,6 +1,7 @@
 """Several image halves of a bridge, and the one that takes their place."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,8 @@ def test_members_share_the_texts_of_the_first_and_one_half_gives_their_mean(spac
 
 @pytest.mark.parametrize("line", ["members = 0", "merge_steps = 0", "merge_dropout = 1.0"])
 def test_what_makes_no_sense_is_refused(tmp_path: Path, line: str) -> None:
-    text = Path("train/recipes/mini-refit.toml").read_text().replace("[bridge]", f"[bridge]\n{line}")
-    (tmp_path / "recipe.toml").write_text(text)
-    with pytest.raises(UsageError, match=f"bridge: {line.split()[0]} must be"):
+    key = line.split()[0]
+    text = Path("train/recipes/mini-refit.toml").read_text()
+    (tmp_path / "recipe.toml").write_text(re.sub(rf"^{key} = .*", line, text, flags=re.MULTILINE))
+    with pytest.raises(UsageError, match=f"bridge: {key} must be"):
         load_recipe(tmp_path / "recipe.toml")
