@@ -201,13 +201,18 @@ def test_words_by_keyboard_alone(page: Page) -> None:
 @pytest.mark.parametrize("path", ["", "map"])
 def test_no_key_is_lost_while_the_page_comes(browser: Browser, address: str, path: str) -> None:
     page = browser.new_context().new_page()  # one that has nothing in store
+    scripts: list[Route] = []
+    page.route("**/static/js/**", lambda script: scripts.append(script))  # held back until all is typed
     page.goto(f"{address}/{path}", wait_until="commit")
     page.wait_for_selector("#root", state="attached")
-    assert not page.locator(BOX).count()
     page.keyboard.type("/gren")
     page.keyboard.press("Backspace")
     page.keyboard.type("en")
     page.keyboard.press("Enter")
+    assert not page.locator(BOX).count()
+    for script in scripts:
+        script.continue_()
+    page.unroute("**/static/js/**")
     expect(page.locator(BOX)).to_have_value("green")
     expect_first(page, "green")
     page.wait_for_function("location.search.includes('q=green')")
@@ -273,6 +278,8 @@ def test_more_and_less_like_this(page: Page) -> None:
     page.wait_for_function("location.search.includes('photo%3A')")
     expect_first(page, "yellow")
     ask(page, "yellow + blue")
+    # What is done next goes to the server with the address, which holds the search from now on.
+    page.wait_for_function("new URLSearchParams(location.search).get('q').includes('yellow + blue')")
     page.locator(TILE).first.click()
     page.get_by_role("dialog").get_by_role("button", name="Less like this").click()
     expect(page.get_by_role("dialog")).to_have_count(0)

@@ -3,6 +3,7 @@
 (() => {
   const NARROW = "(max-width: 768px)"; // where Streamlit lays its sidebar over the page
   const PATIENCE = 10_000; // milliseconds for which a box is waited for
+  const SETTLED = 50; // milliseconds
   let waiting = null; // typed since "/", while there is no box
 
   document.addEventListener("keydown", (event) => {
@@ -60,8 +61,10 @@
     const [words] = typed.split("\n");
     if (words) document.execCommand("insertText", false, words);
     if (words === typed) return;
-    for (const kind of ["keydown", "keypress", "keyup"]) {
-      box.dispatchEvent(new KeyboardEvent(kind, { key: "Enter", code: "Enter", keyCode: 13, bubbles: true }));
-    }
+    setTimeout(() => { // once the page's script has taken the words in
+      for (const kind of ["keydown", "keypress", "keyup"]) {
+        box.dispatchEvent(new KeyboardEvent(kind, { key: "Enter", code: "Enter", keyCode: 13, bubbles: true }));
+      }
+    }, SETTLED);
   }
 })();
