@@ -16,7 +16,7 @@ from streamlit.testing.v1 import AppTest
 
 from clipsearch.api import Library
 from clipsearch.errors import ModelNotFound
-from clipsearch_ui import library_page, map_page, server, state
+from clipsearch_ui import address, library_page, map_page, server, state
 from tests.ui.conftest import build_library, save
 
 pytestmark = pytest.mark.usefixtures("fresh_shelf")
@@ -76,6 +76,49 @@ def test_asking_is_noted_and_goes_back_to_page_one(filled: Path, monkeypatch: py
     assert state.shelf().open(filled).searches.recent[0] == "blue"
 
 
+def come(test: AppTest, before: dict[str, list[str]]) -> AppTest:
+    """Run again with the address of before, as the browser sends it that has not yet taken in the new one."""
+    test.query_params.clear()
+    test.query_params.update(before)
+    return test.run()
+
+
+def test_an_address_that_lags_behind_undoes_nothing(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(address, "LAG", 60.0)  # whatever the machine has to do
+    test = app(filled, monkeypatch, q="red", camera="Canon EOS").run()
+    before = dict(test.query_params)
+    test.text_input(key="q").set_value("blue").run()
+    test.toggle(key="scores").set_value(True)
+    come(test, before)
+    assert test.text_input(key="q").value == "blue"
+    test.selectbox(key="filter_camera").select("").run()
+    test.toggle(key="filter_every").set_value(True)
+    come(test, before)
+    assert test.selectbox(key="filter_camera").value == ""
+    assert test.query_params["every"] == "1"
+    test.text_input(key="q").set_value("green")
+    come(test, before)
+    test.toggle(key="scores").set_value(False)
+    come(test, before)
+    assert test.text_input(key="q").value == "green"
+    assert test.query_params["q"] == "green"
+    assert "camera" not in test.query_params
+    assert not test.exception
+
+
+def test_the_back_button_goes_back(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = app(filled, monkeypatch, q="red").run()
+    before = dict(test.query_params)
+    test.text_input(key="q").set_value("blue").run()
+    monkeypatch.setattr(address, "LAG", 0.0)  # long after
+    come(test, before)
+    assert test.text_input(key="q").value == "red"
+    monkeypatch.setattr(address, "LAG", 60.0)
+    test.text_input(key="q").set_value("blue").run()
+    come(test, {"q": ["yellow"]})  # a bookmark, at once
+    assert test.text_input(key="q").value == "yellow"
+
+
 def test_photos_of_a_query_are_chips_beside_the_box(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     test = app(filled, monkeypatch).run()
     newest, other = shown(test)[:2]
@@ -109,9 +152,9 @@ def test_a_long_name_is_cut_in_its_middle_and_is_no_markup(
     save(tmp_path / "photos" / "![x](y) a name that is much longer than a chip.jpg", (220, 30, 30))
     library = build_library(tmp_path / "library", tmp_path / "photos")
     test = app(library, monkeypatch, q="photo:1").run()
-    address = state.shelf().open(library).picture_address(1)
+    picture = state.shelf().open(library).picture_address(1)
     name = state.plain("![x](y) a name t… a chip.jpg")
-    assert test.button(key="chip_0").label == f"![]({address}) like {name}"
+    assert test.button(key="chip_0").label == f"![]({picture}) like {name}"
 
 
 def test_an_unreadable_query_is_explained(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:

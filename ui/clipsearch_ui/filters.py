@@ -12,6 +12,7 @@ import streamlit as st
 from clipsearch.errors import UsageError
 from clipsearch.paths import display
 from clipsearch.search import Where
+from clipsearch_ui import address
 
 _STATE = "filters"
 _WRITTEN = "filters_in_address"
@@ -57,7 +58,7 @@ class Filters:
 
 def read() -> Filters:
     """The filters of this visitor: from the address where it has changed (a bookmark, the back button)."""
-    in_address = {field.name: st.query_params.get(field.name, "") for field in fields(Filters)}
+    in_address = {field.name: address.get(field.name) for field in fields(Filters)}
     if _STATE not in st.session_state or (
         in_address != st.session_state.get(_WRITTEN) and any(in_address.values())
     ):
@@ -65,10 +66,10 @@ def read() -> Filters:
     return _write()
 
 
-def take(address: Mapping[str, str]) -> None:
+def take(chosen: Mapping[str, str]) -> None:
     """Choose what an address says, and nothing else."""
     st.session_state[_STATE] = Filters(
-        **{field.name: address.get(field.name, "")[:300] for field in fields(Filters)}
+        **{field.name: chosen.get(field.name, "")[:300] for field in fields(Filters)}
     )
 
 
@@ -87,10 +88,7 @@ def _write() -> Filters:
     chosen: Filters = st.session_state[_STATE]
     values = asdict(chosen)
     for name, value in values.items():
-        if value and st.query_params.get(name) != value:
-            st.query_params[name] = value
-        elif not value and name in st.query_params:
-            del st.query_params[name]
+        address.put(name, value)
     st.session_state[_WRITTEN] = values
     return chosen
 

@@ -31,6 +31,7 @@ from clipsearch_ui.state import (
     notice,
     open_photo,
     order,
+    photo_id,
     settle_words,
     shelf,
     show_notice,
@@ -162,7 +163,7 @@ def _results(opened: Opened, text: str, chosen: filters.Filters, where: Where) -
     asked = Asked(text, where, sort, likely=chosen.likely == "1", collapse=chosen.every != "1")
     with st.spinner("Searching …", show_time=False):
         results = answer(shelf(), opened, asked)
-    if text.strip() and "photo" not in st.query_params:
+    if text.strip() and photo_id() is None:
         opened.searches.note(text)
     said.markdown(_summary(results, asked))
     if results.groups:

@@ -25,6 +25,7 @@ from clipsearch.browse import Photo
 from clipsearch.config import default_library, expanded
 from clipsearch.errors import ClipsearchError, ImageError, LibraryEmpty, UsageError
 from clipsearch.thumbnails import Decoders, Kind, Thumbnails, webp
+from clipsearch_ui import address
 from clipsearch_ui.indexing import IndexRun
 from clipsearch_ui.searches import Searches
 
@@ -249,47 +250,40 @@ def ask(words: str) -> None:
 def words() -> str:
     """What is searched for: the words and the pictures."""
     asked = st.session_state.get("asked")
-    return str(st.query_params.get("q", "") if asked is None else asked)
+    return address.get("q") if asked is None else str(asked)
 
 
 def by_date() -> bool:
     """Whether the likely matches are wanted in order of date, by the address."""
-    return st.query_params.get("sort") == "Newest"
+    return address.get("sort") == "Newest"
 
 
 def order(*, by_date: bool) -> None:
     """Put the results in order of date, or of similarity; for callbacks of the search page."""
-    if by_date:
-        st.query_params["sort"] = "Newest"
-    elif "sort" in st.query_params:
-        del st.query_params["sort"]
+    address.put("sort", "Newest" if by_date else "")
 
 
 def settle_words() -> str:
     """`words`, which the address holds from now on; for the search page."""
     text = words()
     if st.session_state.pop("asked", None) is not None:
-        if text:
-            st.query_params["q"] = text
-        elif "q" in st.query_params:
-            del st.query_params["q"]
+        address.put("q", text)
     return text
 
 
 def open_photo(image_id: int) -> None:
     """Show a photo large: its id goes into the address."""
-    st.query_params["photo"] = str(image_id)
+    address.put("photo", str(image_id))
 
 
 def close_photo() -> None:
     """Go back to the results."""
-    if "photo" in st.query_params:
-        del st.query_params["photo"]
+    address.put("photo", "")
 
 
 def photo_id() -> int | None:
     """The photo that is open, by the address."""
-    text = st.query_params.get("photo", "")
+    text = address.get("photo")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
 

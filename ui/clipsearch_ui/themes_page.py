@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from clipsearch.themes import themes
+from clipsearch_ui import address
 from clipsearch_ui.asking import load
 from clipsearch_ui.browsing import follow, gallery
 from clipsearch_ui.components import grid
@@ -30,7 +31,8 @@ def show() -> None:
     opened = current()
     with st.spinner("Sorting the photos …"):
         found = _themes(opened)
-    chosen = next((theme for theme in found if theme.name == st.query_params.get("theme")), None)
+    wanted = address.get("theme")
+    chosen = next((theme for theme in found if theme.name == wanted), None)
     if chosen is not None:
         _one(opened, chosen)
     elif found:
@@ -87,7 +89,7 @@ def _all(opened: Opened, found: list[Named]) -> None:
 
 def _one(opened: Opened, theme: Named) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.button("All themes", icon=":material/arrow_back:", on_click=_choose, args=(None,))
+        st.button("All themes", icon=":material/arrow_back:", on_click=_choose, args=("",))
         if st.button(
             f"Search for “{theme.name}”", icon=":material/search:", on_click=ask, args=(theme.name,)
         ):
@@ -98,8 +100,5 @@ def _one(opened: Opened, theme: Named) -> None:
     gallery(opened, theme.slots, key="theme", label=theme.name)
 
 
-def _choose(name: str | None) -> None:
-    if name is not None:
-        st.query_params["theme"] = name
-    elif "theme" in st.query_params:
-        del st.query_params["theme"]
+def _choose(name: str) -> None:
+    address.put("theme", name)

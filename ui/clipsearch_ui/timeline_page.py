@@ -7,6 +7,7 @@ import calendar
 import numpy as np
 import streamlit as st
 
+from clipsearch_ui import address
 from clipsearch_ui.browsing import follow, gallery
 from clipsearch_ui.photo import show_open_photo
 from clipsearch_ui.state import current
@@ -41,7 +42,7 @@ def name(month: str) -> str:
 
 def _month(months: list[str], counts: list[int]) -> str:
     """Choose a month: on the chart, in the list, or by a step."""
-    at = st.query_params.get("month", months[-1])
+    at = address.get("month")
     if at not in months:
         at = months[-1]
     picked = _chart(months, counts, at)
@@ -64,8 +65,7 @@ def _month(months: list[str], counts: list[int]) -> str:
             label_visibility="collapsed",
             width=260,
         )
-    if st.query_params.get("month") != at:
-        st.query_params["month"] = at
+    address.put("month", str(at))
     return str(at)
 
 
