@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +27,11 @@ from clipsearch.folder import Health, LibraryFolder, Repaired, Snapshot
 from clipsearch.library_index import LibraryIndex
 from clipsearch.library_model import Deferred, LibraryModel
 from clipsearch.paths import display, to_json
+from clipsearch.reachable import reachable
 from clipsearch.search import Hit, Query, Where, rank
 from clipsearch.search.compose import compose
 from clipsearch.search.query import Kind, is_image_path
-from clipsearch.store import FailureRow, PruneResult, RootRow, RunRow, SpaceRow
+from clipsearch.store import FailureRow, PruneResult, RootCounts, RootRow, RunRow, SpaceRow
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -270,7 +271,7 @@ class Library:
         return self.search(Path(os.fsdecode(path)), k, page=page, where=where)
 
     def status(self) -> Status:
-        """What the library holds."""
+        """What the library holds; a folder that cannot be reached now is not online."""
         with self._folder.reading() as catalog:
             counts, space = catalog.counts.all(), catalog.active_space()
             runs = catalog.runs.last()
@@ -284,7 +285,7 @@ class Library:
             dim=None if space is None else space.dim,
             index={"kind": "none"} if space is None else self._index.status(),
             disk_bytes=self._folder.disk_usage().total,
-            roots=[entry.root for entry in counts.by_root],
+            roots=_as_they_are(counts.by_root),
             last_run=runs[0] if runs else None,
         )
 
@@ -458,3 +459,12 @@ def _embed_files(encoder: Encoder, paths: Sequence[str]) -> npt.NDArray[np.float
 
 
 __all__ = ["Hit", "Library", "Query", "Status", "Where", "is_image_path"]
+
+
+def _as_they_are(known: Sequence[RootCounts]) -> list[RootRow]:
+    """The roots, online as far as the last run has met their photos and they can be reached now."""
+    there = reachable(entry.root.path for entry in known if entry.root.online)
+    return [
+        replace(entry.root, online=entry.root.online and (entry.root.path in there or not entry.files))
+        for entry in known
+    ]

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeVar
 
+from clipsearch.reachable import root_state
 from clipsearch.store.rows import KnownFile, RootRow
-from clipsearch_indexer.scan import FileStat, Unscanned, filesystem_id, root_state
+from clipsearch_indexer.scan import FileStat, Unscanned, filesystem_id
 
 Row = TypeVar("Row")
 State = Literal["online", "missing", "empty"]

@@ -210,18 +210,3 @@ def filesystem_id(path: bytes) -> str:
         pass
     fsid = os.statvfs(path).f_fsid
     return f"fsid:{fsid:x}" if fsid else f"dev:{device:x}"
-
-
-def root_state(root: bytes) -> Literal["online", "missing", "empty"]:
-    """Whether a root can be scanned for what has vanished from it.
-
-    "missing": not there, or not to be listed. "empty": a folder without entries but hidden ones, as the
-    mount point of a disk that is not mounted looks. Neither says anything about the photos.
-    """
-    try:
-        if stat.S_ISREG(os.stat(root).st_mode):
-            return "online"
-        with os.scandir(root) as entries:
-            return "online" if any(not entry.name.startswith(b".") for entry in entries) else "empty"
-    except OSError:
-        return "missing"

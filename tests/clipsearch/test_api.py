@@ -175,6 +175,20 @@ def test_status_is_numbers_that_json_can_hold(library, photos):
     assert [row.path for row in library.failures()] == [os.fsencode(photos / "bad.png")]
 
 
+def test_a_folder_that_went_away_since_is_told_as_offline(library, photos):
+    def online():
+        return [root.online for root in library.status().roots]
+
+    assert online() == [True]
+    away = photos.rename(photos.with_name("away"))
+    assert online() == [False]
+    photos.mkdir()  # where a disk is not mounted
+    assert online() == [False]
+    photos.rmdir()
+    away.rename(photos)
+    assert online() == [True]
+
+
 def test_the_index_on_demand_survives_a_compaction(tmp_path):
     root = tmp_path / "many"
     for number in range(300):

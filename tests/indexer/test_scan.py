@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from clipsearch.reachable import root_state
 from clipsearch_indexer import scan as module
 from clipsearch_indexer.scan import (
     FileStat,
     Unscanned,
     filesystem_id,
     is_image_name,
-    root_state,
     scan,
 )
 

@@ -1,9 +1,9 @@
 """The page's address: what a visitor looks at lives there, so that it can be bookmarked and gone back to.
 
-The browser sends its address with everything that is done on the page, and learns a moment later what a run has
-written into it. What is done in that moment arrives with the address of before; read as it stands, it would undo
-what was written. So what was written less than `LAG` ago is believed against the values that it replaced. (The
-back button within that time looks the same, and has to be pressed again.)
+The browser sends its address with everything that is done on the page, and learns a moment later what a run
+has written into it. What is done in that moment arrives with the address of before; read as it stands, it
+would undo what was written. So what was written less than `LAG` ago is believed against the values that it
+replaced. (The back button within that time looks the same, and has to be pressed again.)
 """
 
 from __future__ import annotations
