@@ -36,7 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "names.txt").write_text("blue square\ngreen square\nred square\n")
     (folder / "templates.txt").write_text("{}\na photo of a {}\n")
     (folder / "bias.toml").write_text(
-        'templates = ["a photo of a {}"]\n[labels]\nwarm = ["red thing", "fire"]\ncold = ["blue thing"]\n'
+        '[labels]\nwarm = ["red thing", "fire"]\ncold = ["blue thing"]\n'
         '[groups]\nreds = "test/red"\nblues = "test/blue"\n'
     )
     return folder

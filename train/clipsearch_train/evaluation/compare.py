@@ -24,6 +24,8 @@ _NOT_SCORES = frozenset({
     "images", "captions", "classes", "probe_strength", "probe_train_images", "word_order_captions",
     "matching_median", "others_median", "cutoff", "search_shown",
 })  # fmt: skip
+# How scores that are not in percent are written.
+_FORMS = {"auc": ".3f"}
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,14 @@ class Comparison:
         """A table; differences whose 95% interval leaves out zero are bold."""
         rows = []
         for found in self.differences:
-            told = f"{found.b - found.a:+.1f}"
+            form = _FORMS.get(found.metric, ".1f")
+            told = f"{found.b - found.a:+{form}}"
             spread = "–"
             if found.interval is not None:
                 spread = f"{found.interval.low:+.1f} to {found.interval.high:+.1f}"
                 told = f"**{told}**" if found.interval.is_clear else told
             metric = found.metric.replace("_", " ")
-            rows.append([found.dataset, metric, f"{found.a:.1f}", f"{found.b:.1f}", told, spread])
+            rows.append([found.dataset, metric, f"{found.a:{form}}", f"{found.b:{form}}", told, spread])
         return markdown(["data", "score", *self.models, "difference", "95% interval"], rows)
 
     def to_json(self) -> dict[str, Any]:

@@ -228,7 +228,7 @@ class _Run:
     def _pair(self, scores: _Scores, other: Dataset) -> None:
         """Classify among the classes that both have, as for ImageNet-R and -A (Taori et al. 2020)."""
         dataset = scores.embedded.dataset
-        embedded = self.features.images(matching_classes(other, dataset.class_names))
+        embedded = self.features.images(matching_classes(other, dataset.class_names), purpose="(shifted)")
         common = np.unique(embedded.dataset.labels)
         class_CD = self.features.classes(dataset.class_names, self.plan.templates)[common]
         place = np.full(len(dataset.class_names), -1)
@@ -246,7 +246,7 @@ class _Run:
         train = next((train for train in self.plan.probe_on if _covers(train, dataset)), None)
         if train is None:
             return
-        embedded = self.features.images(train)
+        embedded = self.features.images(train, purpose="for the probe")
         if not _covers(embedded.dataset, dataset):  # the only image of a class could not be read
             matching_classes(dataset, sorted(_classes_of(embedded.dataset)))
         test = matching_classes(dataset, train.class_names)
