@@ -50,6 +50,8 @@ def train(
         trainer = Trainer(run.recipe, run.data, out, report, run.extra)
         if trainer.world.is_main:
             say(f"{amount(trainer.data_report.samples, 'sample')}; skipped: {trainer.data_report}.")
+            if trainer.warning is not None:
+                say(trainer.warning)
         folder = trainer.train()
     corrupt = sorted(trainer.batches.corrupt)
     if corrupt:  # each of several processes decodes a part of the images

@@ -19,6 +19,7 @@ from clipsearch.model import Clip
 from clipsearch.weights import LoadedModel, save_folder
 from clipsearch_train import recipe as recipes
 from clipsearch_train.assembly import (
+    idle_text_tower,
     make_frozen,
     make_model,
     make_preprocess,
@@ -65,8 +66,9 @@ class Trainer:
     """One run in one folder.
 
     It holds `checkpoint.pt`, what `Record` writes, `plots.png`, `tokenizer.json`, the models `best/` and at
-    the end `model/`, and `cache/` of teacher features. `data_report` tells what was skipped, `results` the
-    last scores, beside those of the model that a fine-tuning started at. Under torchrun each process has a
+    the end `model/`, and `cache/` of teacher features. `data_report` tells what was skipped, `warning` what
+    the recipe cannot teach with these data, `results` the last scores, beside those of the model that a
+    fine-tuning started at. Under torchrun each process has a
     Trainer of its own; the first one writes.
     """
 
@@ -103,6 +105,7 @@ class Trainer:
             teacher = make_teacher(recipe, data)
             texts = itertools.chain(corpus, source.texts())
             self.tokenizer = make_tokenizer(recipe, loaded, texts, out / "tokenizer.json")
+            self.warning = idle_text_tower(recipe, source.texts())
         self.preprocess = make_preprocess(recipe, loaded)
         self.model = make_model(recipe, self.tokenizer, loaded, self.targets, teacher, report)
         self.state = self._first_state(dtype)
