@@ -55,6 +55,15 @@ def test_the_table_says_each_score_as_it_is_measured() -> None:
     assert table[3] == "| photos | auc | 0.941 | 0.958 | +0.016 | – |"
 
 
+def test_models_of_one_name_are_told_apart() -> None:
+    """Every run's result is a folder called `model`."""
+    a = saved("model", np.ones(4, dtype=bool))
+    first, second = replace(a, place="report-a"), replace(a, place="report-b")
+    assert compare(first, second).models == ("model (report-a)", "model (report-b)")
+    assert compare(first, first).models == ("model (a)", "model (b)")
+    assert compare(first, replace(second, model="other")).models == ("model", "other")
+
+
 def test_reports_of_different_questions_are_not_compared() -> None:
     a = saved("a", np.ones(4, dtype=bool))
     with pytest.raises(UsageError, match="other images, captions or classes under the name photos"):
@@ -71,6 +80,7 @@ def test_reports_go_to_the_disk_and_back(tmp_path: Path) -> None:
     again = load_report(tmp_path / "report")
     assert (again.model, again.results, again.digests) == ("m", {"photos": {"top1": 66.7}}, {"photos": "abc"})
     assert again.outcomes["photos"]["zero_shot"].tolist() == [0, 3, 0]
+    assert again.place == "report"
     found = compare(again, again)
     written = {path.name for path in found.save(tmp_path / "both")}
     assert written == {"comparison.png", "comparison.md", "comparison.json"}

@@ -78,6 +78,8 @@ def test_effective_robustness_is_what_lies_above_the_trend_of_other_models(
     held = evaluate(model, [classes(folder)], replace(plan, baselines=baselines))
     found = metrics(held)
     trend = Trend.fit([50.0, 90.0], [20.0, 60.0])
+    assert held.datasets[0].trends["shift_grayscale"] == trend
+    assert trend.models == tuple(pairs)
     wanted = found["shift_grayscale"] - float(trend.expected(found["top1"]))
     assert found["effective_shift_grayscale"] == pytest.approx(wanted)
     written = {path.name for path in held.save(tmp_path / "held")}

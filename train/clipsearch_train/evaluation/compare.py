@@ -44,7 +44,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found."""
+    """What `compare` found; `models` are two different names."""
 
     models: tuple[str, str]
     differences: tuple[Difference, ...]
@@ -73,8 +73,7 @@ class Comparison:
         import json
 
         files = {"comparison.png": self._plot()}
-        models = _distinct(self.models)
-        found = robustness(dict(zip(models, self.results, strict=True)))
+        found = robustness(dict(zip(self.models, self.results, strict=True)))
         if found is not None:
             files["effective-robustness.png"] = png(found)
         files["comparison.md"] = (self.markdown() + "\n").encode()
@@ -125,7 +124,7 @@ def compare(a: SavedReport, b: SavedReport, *, seed: int = 0) -> Comparison:
                 other = b.results[name][metric]
                 spread = _interval(metric, a.outcomes[name], b.outcomes[name], seed)
                 found.append(Difference(name, metric, value, other, spread))
-    return Comparison((a.model, b.model), tuple(found), (a.results, b.results))
+    return Comparison(_distinct(a, b), tuple(found), (a.results, b.results))
 
 
 def _interval(metric: str, a: Outcomes, b: Outcomes, seed: int) -> Interval | None:
@@ -154,5 +153,9 @@ def _hits_of(metric: str) -> tuple[str | None, int]:
     return (metric, 1) if metric.startswith(SHIFT) else (None, 0)
 
 
-def _distinct(models: tuple[str, str]) -> tuple[str, str]:
-    return models if models[0] != models[1] else (f"{models[0]} (a)", f"{models[1]} (b)")
+def _distinct(a: SavedReport, b: SavedReport) -> tuple[str, str]:
+    """What to call two models: every run's is called `model`, so the reports' folders may have to tell."""
+    if a.model != b.model:
+        return a.model, b.model
+    places = (a.place, b.place) if a.place != b.place else ("a", "b")
+    return f"{a.model} ({places[0]})", f"{b.model} ({places[1]})"

@@ -168,12 +168,13 @@ class Report:
 
 @dataclass(frozen=True)
 class SavedReport:
-    """A report read back: metrics, digests and outcomes by data set."""
+    """A report read back: metrics, digests and outcomes by data set; `place` is the folder's name."""
 
     model: str
     results: Results
     digests: Mapping[str, str]
     outcomes: Mapping[str, Mapping[str, npt.NDArray[np.int64]]]
+    place: str = ""
 
 
 def load_report(folder: Path) -> SavedReport:
@@ -192,6 +193,7 @@ def load_report(folder: Path) -> SavedReport:
             {name: {k: float(v) for k, v in found["metrics"].items()} for name, found in datasets.items()},
             {name: str(found["digest"]) for name, found in datasets.items()},
             outcomes,
+            folder.resolve().name,
         )
     except _NOT_WHOLE as error:
         raise UsageError(
