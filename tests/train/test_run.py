@@ -280,6 +280,22 @@ def test_a_full_disk_leaves_the_old_checkpoint(
     assert not list(out.glob(".*")), "no temporary file is left"
 
 
+@pytest.mark.parametrize("name", ["tokenizer", "plots", "weights", "card"])
+def test_a_full_disk_is_a_sentence_whatever_is_written(
+    colours: Path, tmp_path: Path, make_recipe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    recipe = make_recipe(steps="2", warmup="1")
+    monkeypatch.setattr("clipsearch.durable._arrivals", {})
+    monkeypatch.setenv("CLIPSEARCH_FAILPOINT", f"{name}.write:enospc")
+    with pytest.raises(StorageError, match="disk is full"):
+        run(recipe, colours, tmp_path / "out")
+    monkeypatch.delenv("CLIPSEARCH_FAILPOINT")
+    run(recipe, colours, tmp_path / "out")
+    assert [step for step, _ in losses(tmp_path / "out")] == [1, 2]
+    assert "colours" in (tmp_path / "out" / "model" / "README.md").read_text()
+    assert load_folder(tmp_path / "out" / "model").model.config.embed_dim == 32
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04junk", b"\x80\x04."])
 def test_a_damaged_checkpoint_is_a_sentence(
     colours: Path, tmp_path: Path, make_recipe: Callable[..., Any], content: bytes
