@@ -59,15 +59,15 @@ def _teaches_images(config: recipes.Recipe) -> bool:
     return config.distill is not None and config.distill.features > 0
 
 
-def idle_text_tower(config: recipes.Recipe, texts: Iterable[str]) -> str | None:
+def idle_text_tower(config: recipes.Recipe, tokenizer: ClipTokenizer) -> str | None:
     """A sentence for a run that leaves a new text tower as it began; None where it learns.
 
-    `texts` are what is said of the images.
+    The tokenizer tells whether anything is said of the images, which may be too many to look again.
     """
     if not _teaches_images(config) or (config.start is not None and config.start.text != "new"):
         return None
     assert config.distill is not None
-    if next(iter(texts), None) is None:
+    if tokenizer.vocab_size == recipes.MIN_VOCABULARY < config.model.text.vocab_size:
         why = "nothing is said about any image"
     elif config.distill.image and not config.loss.contrastive:
         why = "the teacher knows images alone and loss.contrastive is 0"

@@ -105,7 +105,7 @@ class Trainer:
             teacher = make_teacher(recipe, data)
             texts = itertools.chain(corpus, source.texts())
             self.tokenizer = make_tokenizer(recipe, loaded, texts, out / "tokenizer.json")
-            self.warning = idle_text_tower(recipe, source.texts())
+            self.warning = idle_text_tower(recipe, self.tokenizer)
         self.preprocess = make_preprocess(recipe, loaded)
         self.model = make_model(recipe, self.tokenizer, loaded, self.targets, teacher, report)
         self.state = self._first_state(dtype)
