@@ -110,7 +110,7 @@ class _Scores:
         self.metrics: dict[str, float] = {"images": len(embedded.dataset.items)}
         self.outcomes: dict[str, Rows] = {}
         self.per_class: dict[str, float] = {}
-        self.remarks = _unread(embedded)
+        self.remarks = [*embedded.dataset.remarks, *_unread(embedded)]
         self.trends: dict[str, Trend] = {}
         self.probe: Probe | None = None
         self.calibration: Calibration | None = None
