@@ -6,8 +6,9 @@ The yardstick is OpenCLIP's data pipeline and training step written out in plain
 torchvision): webdataset with decoding in worker processes, random resized crops, texts padded to the full
 context, one forward and backward pass, AdamW, the clamp of the logit scale. Both train a CLIP of random
 weights in single precision. Runs are interleaved, each in a process of its own; printed are medians over the
-steps after the first two: samples a second, which other programs disturb, and samples a second of CPU time
-(of all threads and worker processes), which they hardly do.
+steps after the first two: samples a second, which other programs disturb, and samples a second of CPU time of
+all threads and worker processes. On a busy machine take the latter with OMP_NUM_THREADS=1: threads that wait
+for each other count as well.
 """
 
 from __future__ import annotations
