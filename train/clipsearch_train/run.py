@@ -46,7 +46,7 @@ from clipsearch_train.plots import draw, require_matplotlib
 from clipsearch_train.record import Record
 from clipsearch_train.sources import MemorySource, open_source
 from clipsearch_train.start import is_whole, load_start, settle_batch_norms
-from clipsearch_train.step import Step
+from clipsearch_train.step import Diverged, Step
 from clipsearch_train.targets import Targets, prepare_targets
 from clipsearch_train.validation import Validation
 
@@ -187,8 +187,9 @@ class Trainer:
     def train(self) -> Path:
         """Run to the last step, from the checkpoint if there is one; returns the model folder.
 
-        Raises TrainingError for a loss that is not a number, StorageError when the disk fails. However it
-        ends, also by KeyboardInterrupt, the checkpoint is of the last step whose weights were good.
+        Raises TrainingError for a loss that is not a number, which leaves the checkpoint as it was, and
+        StorageError when the disk fails. However else it ends, also by KeyboardInterrupt, the checkpoint is
+        of the last step.
         """
         if (self.out / CHECKPOINT).is_file():
             load_checkpoint(self.out / CHECKPOINT, self.state)
@@ -197,6 +198,8 @@ class Trainer:
             self.record.begin(self.recipe, self.state.step, {**where, "processes": self.world.size})
         try:
             self._run()
+        except Diverged:
+            raise  # an earlier checkpoint may lead elsewhere, with another recipe; these weights would not
         except BaseException:
             if self._is_finite():
                 with suppress(StorageError):
