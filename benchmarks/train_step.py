@@ -5,8 +5,10 @@
 The yardstick is OpenCLIP's data pipeline and training step written out in plain torch (its package needs
 torchvision): webdataset with decoding in worker processes, random resized crops, texts padded to the full
 context, one forward and backward pass, AdamW, the clamp of the logit scale. Both train a CLIP of random
-weights in single precision. Runs are interleaved, each in a process of its own; medians over the steps after
-the first two are printed.
+weights in single precision. Runs are interleaved, each in a process of its own; printed are medians over the
+steps after the first two: samples a second, which other programs disturb, and samples a second of CPU time of
+all threads and worker processes. On a busy machine take the latter with OMP_NUM_THREADS=1: threads that wait
+for each other count as well.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import multiprocessing
 import os
 import random
 import statistics
@@ -69,13 +72,32 @@ precision = "fp32"
 
 def ours(recipe: Recipe, data: Path, out: Path) -> dict[str, float]:
     """`clipsearch train`: samples a second, and the share of the time that steps waited for data."""
-    Trainer(recipe, data, out, lambda *_: None).train()
+    spent: list[float] = []
+
+    def report(stage: str, *_: object) -> None:
+        if stage == "training":
+            spent.append(cpu_seconds())
+
+    Trainer(recipe, data, out, report).train()
     with (out / "log.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))[WARM_UP:]
     return {
         "rate": statistics.median(float(row["samples_per_s"]) for row in rows),
         "waiting": statistics.mean(float(row["data_wait"]) for row in rows),
+        "cpu_rate": recipe.optim.batch * len(rows) / (spent[-1] - spent[WARM_UP - 1]),
     }
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of its workers so far. On Linux only; elsewhere of this process alone."""
+    own = time.process_time()
+    for worker in multiprocessing.active_children():
+        path = Path(f"/proc/{worker.pid}/stat")
+        if path.is_file():
+            # Behind the name, which may hold anything: user and system time are the 14th and 15th field.
+            fields = path.read_text().rpartition(")")[2].split()
+            own += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return own
 
 
 class Prepared:
@@ -142,7 +164,7 @@ def theirs(recipe: Recipe, data: Path, _: Path) -> dict[str, float]:
     )
     model = Clip(recipe.model).train()
     optimiser = make_optimiser(model, recipe.optim)
-    rates, waits, batches = [], [], iter(loader)
+    rates, waits, spent, batches = [], [], [], iter(loader)
     for _step in range(recipe.optim.steps):
         started = time.perf_counter()
         images, texts = next(batches)
@@ -160,7 +182,12 @@ def theirs(recipe: Recipe, data: Path, _: Path) -> dict[str, float]:
         took = time.perf_counter() - started
         rates.append(len(images) / took)
         waits.append(waited / took)
-    return {"rate": statistics.median(rates[WARM_UP:]), "waiting": statistics.mean(waits[WARM_UP:])}
+        spent.append(cpu_seconds())
+    return {
+        "rate": statistics.median(rates[WARM_UP:]),
+        "waiting": statistics.mean(waits[WARM_UP:]),
+        "cpu_rate": recipe.optim.batch * len(rates[WARM_UP:]) / (spent[-1] - spent[WARM_UP - 1]),
+    }
 
 
 def full_length(model: Clip, texts: torch.Tensor) -> torch.Tensor:
@@ -211,11 +238,17 @@ def main() -> None:
             command = [sys.executable, "-m", "benchmarks.train_step", *sys.argv[1:], "--way", way]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             found[way].append(json.loads(done.stdout.splitlines()[-1]))
-    base = statistics.median(run["rate"] for run in found["OpenCLIP's loop"])
-    for way, runs in found.items():
-        rate = statistics.median(run["rate"] for run in runs)
-        waiting = statistics.median(run["waiting"] for run in runs)
-        print(f"{way:16} {rate:7.1f} samples/s ({rate / base:.2f}), {waiting:.1%} waiting for data")
+    medians = {
+        way: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        for way, runs in found.items()
+    }
+    base = medians["OpenCLIP's loop"]
+    for way, told in medians.items():
+        rates = (
+            f"{told[key]:7.1f} samples a {unit} ({told[key] / base[key]:.2f})"
+            for key, unit in (("rate", "second"), ("cpu_rate", "CPU second"))
+        )
+        print(f"{way:16} {', '.join(rates)}, {told['waiting']:.1%} waiting for data")
 
 
 if __name__ == "__main__":

@@ -48,11 +48,16 @@ def train(
     run = plan_run(recipe, data, library, smoke=smoke)
     with stages() as report:
         trainer = Trainer(run.recipe, run.data, out, report, run.extra)
-        say(f"{amount(trainer.data_report.samples, 'sample')}; skipped: {trainer.data_report}.")
+        if trainer.world.is_main:
+            say(f"{amount(trainer.data_report.samples, 'sample')}; skipped: {trainer.data_report}.")
+            if trainer.warning is not None:
+                say(trainer.warning)
         folder = trainer.train()
     corrupt = sorted(trainer.batches.corrupt)
-    if corrupt:
+    if corrupt:  # each of several processes decodes a part of the images
         say(f"{amount(len(corrupt), 'image')} could not be decoded ({named(corrupt)}).")
+    if not trainer.world.is_main:
+        return
     if trainer.results:
         say(results_table(trainer.results))
     place = shown(bytes(folder))

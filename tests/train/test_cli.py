@@ -222,6 +222,7 @@ def test_torchrun_trains_one_model_with_two_processes(recipe: Path, colours: Pat
     assert done.returncode == 0, done.stderr
     with (out / "log.csv").open(newline="") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["1", "2"], "one process writes"
+    assert done.stderr.count("2 steps done.") == done.stderr.count("samples; skipped") == 1, done.stderr
     assert json.loads((out / "environment.jsonl").read_text())["processes"] == 2
     assert load_folder(out / "model").model.config.embed_dim == 32
 

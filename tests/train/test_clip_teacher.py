@@ -116,9 +116,14 @@ def test_images_alone_teach_a_model_that_has_a_text_tower(colours: Path, tmp_pat
     before, after = load_folder(base).model, load_folder(tmp_path / "out" / "model").model
     assert not torch.equal(before.visual.proj, after.visual.proj)
     assert torch.equal(before.text_projection, after.text_projection)
+    assert trainer.warning is None
     path.write_text(f"{RECIPE}\n[distill]\nmodel = '{teacher}'\n")
-    with pytest.raises(TrainingError, match="tokenizer of a new text tower is learnt"):
-        Trainer(load_recipe(path), colours, tmp_path / "new", quiet)
+    new = Trainer(load_recipe(path), colours, tmp_path / "new", quiet)
+    assert "nothing is said about any image" in str(new.warning)
+    assert new.tokenizer.vocab_size == 514, "bytes alone"
+    path.write_text(f"{RECIPE}\n[distill]\nmodel = '{teacher}'\nfeatures = 0\n")
+    with pytest.raises(TrainingError, match="fewer than a batch"):
+        Trainer(load_recipe(path), colours, tmp_path / "untaught", quiet)
 
 
 def test_the_projection_is_in_the_checkpoint(

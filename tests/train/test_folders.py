@@ -120,10 +120,12 @@ def test_rows_that_cannot_be_used_are_counted_and_named(photos: Path) -> None:
         (Folder("photos", "captions.xlsx"), "is none of .csv, .tsv and .jsonl"),
         (Folder("photos", "latin.csv"), r"latin\.csv is not UTF-8 \(line 2\)"),
         (Folder("photos", "huge.csv"), r"huge\.csv is not a table \(line 1\)"),
+        (Folder("photos", "open.csv"), r"open\.csv is not a table \(line 3\)"),
     ],
 )
 def test_what_cannot_be_read_is_a_sentence(photos: Path, folder: Folder, message: str) -> None:
     (photos / "empty").mkdir()
+    (photos / "open.csv").write_text('a.jpg,"never closed\na.jpg,two\na.jpg,three\n')
     (photos / "latin.csv").write_bytes("a.jpg,x\nb.PNG,bête\n".encode("latin-1"))
     (photos / "huge.csv").write_text(f"a.jpg,{'x' * 200_000}\n")
     with pytest.raises(TrainingError, match=message):

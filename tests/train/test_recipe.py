@@ -74,7 +74,8 @@ def test_values_arrive(make_recipe: Callable[..., Any]) -> None:
         (("vocab_size = 600", "vocab_size = 100"), "vocab_size must be 514"),
         (("[model]\n", "[model\n"), "not valid TOML"),
         (("[optim]", "[loss]\nbnk = 1\n[optim]"), "loss has the unknown key 'bnk'"),
-        (("[optim]", "[teacher]\nimage = 'x'\n[optim]"), "teacher lacks a key"),
+        (("[optim]", "[teacher]\nimage = 'x'\n[optim]"), "teacher lacks the key 'text'"),
+        ((RECIPE, ""), r"recipe\.toml lacks the key 'model'"),
         (("[model]\nembed_dim = 32", "model = 3"), "model must be a table"),
     ],
 )

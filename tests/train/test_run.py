@@ -179,14 +179,17 @@ def test_a_smoke_run_is_not_gone_on_with(
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_a_loss_that_is_no_number_keeps_the_last_good_weights(
+def test_a_run_whose_loss_is_no_number_goes_on_from_an_earlier_checkpoint(
     colours: Path, tmp_path: Path, make_recipe: Callable[..., Any], where: str
 ) -> None:
+    """The weights of the step before would fail again, whatever the recipe says then."""
     trainer = Trainer(make_recipe(), colours, tmp_path / "out", quiet)
     plain = trainer.objective.terms
 
     def broken(model: Any, features: Any, batch: Any, step: int) -> dict[str, torch.Tensor]:
         terms = plain(model, features, batch, step)
+        if step == 2:
+            trainer.save()  # as after some minutes
         if step == 3 and where == "loss":
             terms["contrastive"] = terms["contrastive"] * torch.nan
         if step == 3 and where == "gradient":
@@ -194,11 +197,20 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_weights(
         return terms
 
     trainer.objective.terms = broken  # type: ignore[method-assign]
-    with pytest.raises(TrainingError, match=r"at step 3; the last good weights are kept in .*checkpoint"):
+    with pytest.raises(TrainingError, match=r"at step 3\. Change the recipe .* from the last checkpoint"):
         trainer.train()
     state = torch.load(tmp_path / "out" / CHECKPOINT, weights_only=True)
-    assert state["step"] == 3
+    assert state["step"] == 2
     assert all(torch.isfinite(tensor).all() for tensor in state["model"].values())
+    assert run(make_recipe(lr="1e-4"), colours, tmp_path / "out").step == 6
+
+
+def test_a_rate_that_was_far_too_high_can_be_lowered(
+    colours: Path, tmp_path: Path, make_recipe: Callable[..., Any]
+) -> None:
+    with pytest.raises(TrainingError, match="usually helps"):
+        run(make_recipe(lr="1e30"), colours, tmp_path / "out")
+    assert run(make_recipe(), colours, tmp_path / "out").step == 6
 
 
 def test_weights_that_are_no_numbers_are_not_saved(
@@ -278,6 +290,22 @@ def test_a_full_disk_leaves_the_old_checkpoint(
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (out / CHECKPOINT).read_bytes() == before
     assert not list(out.glob(".*")), "no temporary file is left"
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "plots", "weights", "card"])
+def test_a_full_disk_is_a_sentence_whatever_is_written(
+    colours: Path, tmp_path: Path, make_recipe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    recipe = make_recipe(steps="2", warmup="1")
+    monkeypatch.setattr("clipsearch.durable._arrivals", {})
+    monkeypatch.setenv("CLIPSEARCH_FAILPOINT", f"{name}.write:enospc")
+    with pytest.raises(StorageError, match="disk is full"):
+        run(recipe, colours, tmp_path / "out")
+    monkeypatch.delenv("CLIPSEARCH_FAILPOINT")
+    run(recipe, colours, tmp_path / "out")
+    assert [step for step, _ in losses(tmp_path / "out")] == [1, 2]
+    assert "colours" in (tmp_path / "out" / "model" / "README.md").read_text()
+    assert load_folder(tmp_path / "out" / "model").model.config.embed_dim == 32
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04junk", b"\x80\x04."])

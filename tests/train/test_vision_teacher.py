@@ -12,7 +12,7 @@ from clipsearch.weights import load_folder
 from clipsearch_train.clip_teacher import Distill
 from clipsearch_train.recipe import load_recipe
 from clipsearch_train.vision_teacher import VisionTeacher
-from tests.train.conftest import RECIPE, make_base
+from tests.train.conftest import RECIPE, colour_members, make_base, write_tar
 from tests.train.test_start import quiet, trained
 
 ONNX = "teacher/mobilenet_edgetpu_224.fp16.onnx"
@@ -48,12 +48,38 @@ def test_a_student_follows_and_keeps_nothing_of_the_teacher(
     (colours / "teacher").symlink_to(shared / "teacher")
     path = recipe(tmp_path / "vision.toml", f'image = "{ONNX}"\nimage_size = 65')
     path.write_text(path.read_text().replace("steps = 6", "steps = 30"))
-    trained(load_recipe(path), colours, tmp_path / "out")
+    trainer = trained(load_recipe(path), colours, tmp_path / "out")
     with (tmp_path / "out" / "log.csv").open(newline="") as file:
         course = [float(row["features"]) for row in csv.DictReader(file)]
     assert np.mean(course[-5:]) < 0.7 * course[0]
+    assert "the teacher knows images alone and loss.contrastive is 0" in str(trainer.warning)
     saved = load_folder(tmp_path / "out" / "model").model.state_dict()
     assert not [name for name in saved if "distillation" in name]
+
+
+@pytest.mark.shared
+def test_images_alone_make_a_tower_that_a_second_run_gives_words(
+    shared: Path, colours: Path, tmp_path: Path
+) -> None:
+    """Photos of which nothing is said and a teacher that knows no words, then captions of other photos."""
+    images = tmp_path / "images"
+    untold = {name: data for name, data in colour_members(24).items() if not name.endswith("json")}
+    write_tar(images / "train" / "a.tar", untold)
+    (images / "teacher").symlink_to(shared / "teacher")
+    head = RECIPE.replace('val = ["val/*.tar"]', "val = []")
+    path = recipe(tmp_path / "images.toml", f'image = "{ONNX}"\nimage_size = 65', head)
+    first = trained(load_recipe(path), images, tmp_path / "first")
+    assert "nothing is said about any image" in str(first.warning)
+    path.write_text(
+        f'[start]\nmodel = "{tmp_path / "first" / "model"}"\nimage = "lock"\ntext = "new"\n'
+        "[model.text]\ncontext_length = 12\nvocab_size = 600\nwidth = 32\nheads = 2\nlayers = 1\n"
+        + RECIPE[RECIPE.index("[data]") :]
+    )
+    second = trained(load_recipe(path), colours, tmp_path / "second")
+    assert second.warning is None
+    assert second.tokenizer.vocab_size > first.tokenizer.vocab_size
+    before, after = (load_folder(tmp_path / name / "model").model for name in ("first", "second"))
+    assert torch.equal(before.visual.proj, after.visual.proj)
 
 
 @pytest.mark.parametrize(

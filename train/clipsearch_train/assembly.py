@@ -33,7 +33,8 @@ def make_tokenizer(
 ) -> ClipTokenizer:
     """The tokenizer of a run, kept at `path`: the start model's, or one that is learnt from `texts`.
 
-    Raises TrainingError where there are no texts to learn one from.
+    Where there are no texts and a teacher teaches images, it knows single bytes. Raises TrainingError where
+    there are no texts and no such teacher.
     """
     text, start = config.model.text, config.start
     if path.is_file():
@@ -43,15 +44,39 @@ def make_tokenizer(
         tokenizer.context_length = text.context_length
     else:
         first = next(iter(texts := iter(texts)), None)
-        if first is None:
+        if first is None and not _teaches_images(config):
             raise TrainingError(
                 "Nothing is said about any image, and the tokenizer of a new text tower is learnt from what "
                 "is; add captions or labels, or start at a model and keep its text tower."
             )
-        texts = itertools.chain([first], texts)
+        texts = () if first is None else itertools.chain([first], texts)
         tokenizer = ClipTokenizer.train(texts, text.vocab_size, text.context_length)
     tokenizer.save(path)
     return tokenizer
+
+
+def _teaches_images(config: recipes.Recipe) -> bool:
+    return config.distill is not None and config.distill.features > 0
+
+
+def idle_text_tower(config: recipes.Recipe, tokenizer: ClipTokenizer) -> str | None:
+    """A sentence for a run that leaves a new text tower as it began; None where it learns.
+
+    The tokenizer tells whether anything is said of the images, which may be too many to look again.
+    """
+    if not _teaches_images(config) or (config.start is not None and config.start.text != "new"):
+        return None
+    assert config.distill is not None
+    if tokenizer.vocab_size == recipes.MIN_VOCABULARY < config.model.text.vocab_size:
+        why = "nothing is said about any image"
+    elif config.distill.image and not config.loss.contrastive:
+        why = "the teacher knows images alone and loss.contrastive is 0"
+    else:
+        return None
+    return (
+        f"The text tower learns nothing, for {why}. This makes an image tower: a recipe that starts there "
+        'with [start] text = "new" (such as lit.toml) gives it words.'
+    )
 
 
 def make_preprocess(config: recipes.Recipe, loaded: LoadedModel | None) -> Preprocess:

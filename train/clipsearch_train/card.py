@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from clipsearch.durable import replace
 from clipsearch_train import recipe as recipes
 from clipsearch_train.evaluation.tables import Results, results_table
 
 
 def write_card(folder: Path, recipe: recipes.Recipe, sources: Mapping[str, int], results: Results) -> None:
-    """Write `README.md` into a model folder; `sources` says how many images each has."""
+    """Write `README.md` into a model folder; `sources` says how many images each has. Raises StorageError."""
     lines = [
         "---",
         "library_name: open_clip",
@@ -30,7 +31,7 @@ def write_card(folder: Path, recipe: recipes.Recipe, sources: Mapping[str, int],
         "",
         *_scores(results),
     ]
-    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    replace(folder / "README.md", ("\n".join(lines) + "\n").encode(), name="card")
 
 
 def _scores(results: Results) -> list[str]:

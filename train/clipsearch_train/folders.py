@@ -162,7 +162,7 @@ def _table_rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, di
     reader = (
         csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
         if delimiter == "\t"
-        else csv.reader(lines, delimiter=delimiter)
+        else csv.reader(lines, delimiter=delimiter, strict=True)  # else an open quote takes all that follows
     )
     columns: list[str | None] | None = None
     try:

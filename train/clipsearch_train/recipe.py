@@ -281,10 +281,16 @@ def _build(kind: Any, values: Any, where: str) -> Any:
     if unknown:
         raise UsageError(f"{where} has the unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}.")
     built = {name: _convert(hints[name], value, f"{where}: {name}") for name, value in values.items()}
-    try:
-        return kind(**built)
-    except TypeError as error:
-        raise UsageError(f"{where} lacks a key: {error}") from error
+    missing = [
+        field.name for field in dataclasses.fields(kind) if _is_needed(field) and field.name not in built
+    ]
+    if missing:
+        raise UsageError(f"{where} lacks the key {missing[0]!r}.")
+    return kind(**built)
+
+
+def _is_needed(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

@@ -19,6 +19,7 @@ from clipsearch.model import Clip
 from clipsearch.weights import LoadedModel, save_folder
 from clipsearch_train import recipe as recipes
 from clipsearch_train.assembly import (
+    idle_text_tower,
     make_frozen,
     make_model,
     make_preprocess,
@@ -45,7 +46,7 @@ from clipsearch_train.plots import draw, require_matplotlib
 from clipsearch_train.record import Record
 from clipsearch_train.sources import MemorySource, open_source
 from clipsearch_train.start import is_whole, load_start, settle_batch_norms
-from clipsearch_train.step import Step
+from clipsearch_train.step import Diverged, Step
 from clipsearch_train.targets import Targets, prepare_targets
 from clipsearch_train.validation import Validation
 
@@ -65,8 +66,9 @@ class Trainer:
     """One run in one folder.
 
     It holds `checkpoint.pt`, what `Record` writes, `plots.png`, `tokenizer.json`, the models `best/` and at
-    the end `model/`, and `cache/` of teacher features. `data_report` tells what was skipped, `results` the
-    last scores, beside those of the model that a fine-tuning started at. Under torchrun each process has a
+    the end `model/`, and `cache/` of teacher features. `data_report` tells what was skipped, `warning` what
+    the recipe cannot teach with these data, `results` the last scores, beside those of the model that a
+    fine-tuning started at. Under torchrun each process has a
     Trainer of its own; the first one writes.
     """
 
@@ -103,6 +105,7 @@ class Trainer:
             teacher = make_teacher(recipe, data)
             texts = itertools.chain(corpus, source.texts())
             self.tokenizer = make_tokenizer(recipe, loaded, texts, out / "tokenizer.json")
+            self.warning = idle_text_tower(recipe, self.tokenizer)
         self.preprocess = make_preprocess(recipe, loaded)
         self.model = make_model(recipe, self.tokenizer, loaded, self.targets, teacher, report)
         self.state = self._first_state(dtype)
@@ -184,8 +187,9 @@ class Trainer:
     def train(self) -> Path:
         """Run to the last step, from the checkpoint if there is one; returns the model folder.
 
-        Raises TrainingError for a loss that is not a number, StorageError when the disk fails. However it
-        ends, also by KeyboardInterrupt, the checkpoint is of the last step whose weights were good.
+        Raises TrainingError for a loss that is not a number, which leaves the checkpoint as it was, and
+        StorageError when the disk fails. However else it ends, also by KeyboardInterrupt, the checkpoint is
+        of the last step.
         """
         if (self.out / CHECKPOINT).is_file():
             load_checkpoint(self.out / CHECKPOINT, self.state)
@@ -194,6 +198,8 @@ class Trainer:
             self.record.begin(self.recipe, self.state.step, {**where, "processes": self.world.size})
         try:
             self._run()
+        except Diverged:
+            raise  # an earlier checkpoint may lead elsewhere, with another recipe; these weights would not
         except BaseException:
             if self._is_finite():
                 with suppress(StorageError):

@@ -19,6 +19,10 @@ from clipsearch_train.recipe import Optim
 from clipsearch_train.towers import buffers_restored
 
 
+class Diverged(TrainingError):
+    """A loss or gradient that is not a number: from these weights the step would fail again."""
+
+
 class Step:
     """Takes one step after another; `state` is at every moment that of the last step that was done."""
 
@@ -29,8 +33,8 @@ class Step:
         """Learn from a batch; `note` is given what the log says of it, which is also returned.
 
         The loss and its terms are those of the whole batch before the update, on all processes. A signal
-        comes before the step or when it is noted, not between. Raises TrainingError for a loss or gradient
-        that is not a number, with the weights untouched.
+        comes before the step or when it is noted, not between. Raises Diverged for a loss or gradient that
+        is not a number, with the weights untouched.
         """
         state = self._state
         rate = set_rates(state.optimiser, state.step, self._optim)
@@ -72,8 +76,8 @@ class Step:
 
     def _require_finite(self, value: float, what: str) -> None:
         if not math.isfinite(value):
-            raise TrainingError(
-                f"The {what} is {value} at step {self._state.step}; the last good weights are kept in "
-                "checkpoint.pt of the run's folder. A lower learning rate usually helps: change the recipe "
-                "and run the same command again."
+            raise Diverged(
+                f"The {what} is {value} at step {self._state.step}. Change the recipe (a lower learning rate "
+                "usually helps) and run the same command again: it goes on from the last checkpoint, or anew "
+                "where there is none yet."
             )

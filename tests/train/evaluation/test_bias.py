@@ -64,6 +64,10 @@ def test_questions_that_cannot_be_asked(paint: Callable[..., Path]) -> None:
     ):
         with pytest.raises(UsageError, match=message):
             load_bias(path)
+    path = question(folder, groups=both)
+    path.write_text('templates = ["a {}"]\n' + path.read_text())
+    with pytest.raises(UsageError, match="unknown key 'templates'"):
+        load_bias(path)
     for labels, groups, message in (
         ('a = ["x"]', both, r"table \[labels\] with two entries"),
         ('a = "x"\nb = ["y"]', both, "label 'a' must be a list of prompts"),

@@ -60,20 +60,37 @@ def test_karpathys_splits(photos: Path, tmp_path: Path) -> None:
         from_captions(file, photos, split="val")
 
 
+def test_what_cannot_be_used_is_counted_and_named(photos: Path) -> None:
+    rows = [
+        '{"image": "a.jpg", "caption": "one"}',
+        '{"image": "gone.jpg", "caption": "two"}',
+        '{"image": "a.jpg", "captions": [{"no": "text"}]}',
+        '{"caption": "three"}',
+        '{"image": "b, too.jpg"}',
+        "junk",
+    ]
+    (photos / "c.jsonl").write_text("\n".join(rows))
+    dataset = from_captions(photos / "c.jsonl")
+    assert [(item.key, item.captions) for item in dataset.items] == [("a.jpg", ("one",))]
+    assert dataset.remarks == (
+        "c: left out 1 with unreadable text (line 3), 2 without a file name (line 4, line 6), "
+        "1 without a caption (line 5), 1 that are not there (gone.jpg).",
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("c.tsv", "a.jpg\tone\ngone.jpg\ttwo\n", r"1 of the 2 images that .* are not in .* \(gone.jpg\)"),
-        ("c.tsv", "a.jpg\n", "line 1 has no caption"),
-        ("c.csv", 'a.jpg,"one\n', "cannot be read as a file of captions"),
+        ("c.tsv", "away.jpg\tone\ngone.jpg\ttwo\n", r"None of the 2 images .* \(away.jpg, gone.jpg\)"),
+        ("c.tsv", "a.jpg\n", r"holds no caption \(left out: 1 without a file name \(line 1\)\)"),
+        ("c.csv", 'a.jpg,"one\n', "is not a table"),
         ("c.csv", "", "holds no caption"),
-        ("c.jsonl", '{"image": "a.jpg"}\n', "line 1 has no image or no caption"),
-        ("c.jsonl", "a.jpg\n", "cannot be read as a file of captions"),
-        ("c.jsonl", "[1]\n", "cannot be read as a file of captions"),
+        ("c.jsonl", '{"image": "a.jpg"}\n', r"1 without a caption \(line 1\)"),
+        ("c.jsonl", "a.jpg\n", "holds no caption"),
         ("c.json", "[1]", "cannot be read as a file of captions"),
         ("c.json", '{"images": [{"filename": "a.jpg"}]}', "cannot be read as a file of captions"),
-        ("c.txt", "a.jpg one", "none of the files of captions that can be read"),
-        ("c.tsv", b"a.jpg\t\xff\n", "cannot be read as a file of captions"),
+        ("c.doc", "a.jpg one", "which captions can be read from"),
+        ("c.tsv", b"a.jpg\t\xff\n", r"is not UTF-8 \(line 1\)"),
     ],
 )
 def test_mistakes_are_told(photos: Path, name: str, content: str | bytes, message: str) -> None:
@@ -84,5 +101,5 @@ def test_mistakes_are_told(photos: Path, name: str, content: str | bytes, messag
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="No such file"):
+    with pytest.raises(TrainingError, match="cannot be read: No such file"):
         from_captions(tmp_path / "none.csv")

@@ -33,10 +33,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     squares(folder / "train", 10, seed=1)
     lines = [f"{name}/{number}.png,a {name} square" for name in COLOURS for number in range(4)]
     (folder / "test" / "captions.csv").write_text("image,caption\n" + "\n".join(lines) + "\n")
+    pictures = [
+        {
+            "filename": f"{number}.png",
+            "filepath": name,
+            "split": "val" if number < 2 else "test",
+            "sentences": [{"raw": f"a {name} square"}, {"raw": f"all {name}"}],
+        }
+        for name in COLOURS
+        for number in range(4)
+    ]
+    (folder / "splits.json").write_text(json.dumps({"dataset": "squares", "images": pictures}))
     (folder / "names.txt").write_text("blue square\ngreen square\nred square\n")
     (folder / "templates.txt").write_text("{}\na photo of a {}\n")
     (folder / "bias.toml").write_text(
-        'templates = ["a photo of a {}"]\n[labels]\nwarm = ["red thing", "fire"]\ncold = ["blue thing"]\n'
+        '[labels]\nwarm = ["red thing", "fire"]\ncold = ["blue thing"]\n'
         '[groups]\nreds = "test/red"\nblues = "test/blue"\n'
     )
     return folder
@@ -69,9 +80,16 @@ def test_every_option_at_once(place: Path, tmp_path: Path) -> None:
         assert told.lower() in table.lower(), (told, table)
     assert (out / "report.md").read_text().count("|") >= table.count("|")
 
-    again = clipsearch("eval", place / "model", *options, "--json")
+    scored = json.loads((out / "report.json").read_text())["datasets"]
+    splits = ("--captions", place / "splits.json", "--images", test, "--split", "val", "--baseline", out)
+    again = clipsearch("eval", place / "model", *options, *splits, "--json")
+    assert again.returncode == 0, again.stderr
     told = json.loads(again.stdout)
-    assert set(told) >= {"captions", "test"}
+    assert set(told) == {"captions", "splits", "test", "bias"}
+    assert (told["splits"]["images"], told["splits"]["captions"]) == (6, 12)
+    assert {name: told[name] for name in scored} == {name: found["metrics"] for name, found in scored.items()}
+    assert {rate["label"] for rate in told["bias"]} == {"warm", "cold"}
+    assert "no two models of different accuracy with shifted_train" in again.stderr
 
     compared = clipsearch("eval", "--compare", out, out)
     assert compared.returncode == 0, compared.stderr

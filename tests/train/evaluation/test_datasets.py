@@ -31,6 +31,18 @@ def test_shards_give_a_data_set_for_each_source(tmp_path: Path) -> None:
     assert (bare.name, bare.captions) == ("", ["a caption"])
 
 
+def test_what_is_left_out_of_shards_is_counted_and_named(tmp_path: Path) -> None:
+    members = {"alone.json": b'{"captions": "no image"}', "bad.png": b"1", "bad.json": b"{"}
+    shard = write_tar(tmp_path / "a.tar", colour_members(3) | members)
+    (dataset,) = from_shards([shard])
+    assert len(dataset.items) == 3
+    (told,) = dataset.remarks
+    assert told.startswith("a.tar: left out ")
+    assert "1 without an image (alone)" in told
+    assert "1 with unreadable text (bad)" in told
+    assert from_shards([write_tar(tmp_path / "b.tar", colour_members(3))])[0].remarks == ()
+
+
 def test_numbers_of_classes_are_those_of_the_names_beside_the_shard(tmp_path: Path) -> None:
     told = {"source": "plain_val", "label": "told otherwise", "class_index": 2}
     shard = write_tar(tmp_path / "a.tar", {"x.png": b"1", "x.json": json.dumps(told).encode()})

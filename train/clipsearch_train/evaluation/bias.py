@@ -54,13 +54,16 @@ class LabelRate:
 def load_bias(path: Path) -> BiasQuestion:
     """Read a TOML file: `[labels]`, lists of prompts; `[groups]`, folders of images relative to the file.
 
-    Raises UsageError: a file that cannot be read, fewer than two labels or groups, a label without prompts, a
-    folder without images.
+    Raises UsageError: a file that cannot be read, an unknown key, fewer than two labels or groups, a label
+    without prompts, a folder without images.
     """
     try:
         told = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path} cannot be read as TOML: {error}.") from error
+    unknown = sorted(set(told) - {"labels", "groups"})
+    if unknown:
+        raise UsageError(f"{path} has the unknown key {unknown[0]!r}; known are [labels] and [groups].")
     labels, groups = _entries(told, "labels", path), _entries(told, "groups", path)
     for label, prompts in labels.items():
         if not isinstance(prompts, list) or not prompts or not all(isinstance(p, str) for p in prompts):

@@ -2,104 +2,84 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from clipsearch.errors import TrainingError
-from clipsearch_train.data import named
+from clipsearch_train.data import ShardReport, named, texts_in
 from clipsearch_train.evaluation.datasets import Dataset, Item
+from clipsearch_train.folders import read_captions
 
-IMAGE_COLUMNS = ("image", "file", "filename", "file_name", "filepath", "path")
-CAPTION_COLUMNS = ("caption", "captions", "text", "title")
+Told = tuple[str, tuple[str, ...]]
+"""The name of an image, and captions of it."""
 
 
 def from_captions(file: Path, images: Path | None = None, *, split: str = "test") -> Dataset:
     """Read a file of captions; several lines of one image are several captions.
 
-    file: by its suffix one of
-        `.csv`, `.tsv`: an image and a caption a line. A first line that names such columns says which they
-        are; without it they are the first and the second.
-        `.jsonl`: an object a line with `image` and `caption`, or `captions` (a list).
-        `.json`: `images` with `filename`, `sentences` and `split`, as `dataset_flickr8k.json`,
+    file: `.csv`, `.tsv` and `.jsonl` as for training (`clipsearch_train.folders.read_captions`), or `.json`:
+        `images` with `filename`, `sentences` and `split`, as `dataset_flickr8k.json`,
         `dataset_flickr30k.json` and `dataset_coco.json` of Karpathy and Fei-Fei (2015) have them.
     images: the folder that image names are relative to; the file's own by default.
     split: the part of a `.json` that is read; `""` reads all.
 
-    Raises TrainingError: a file that cannot be read, no caption, images that are not there.
+    Rows that cannot be used, and images that are not there, are left out, counted and named in the remarks.
+    Raises TrainingError: a file that cannot be read, no caption, none of the images there.
     """
-    readers = {".csv": _table, ".tsv": _table, ".jsonl": _lines, ".json": _karpathy}
-    if file.suffix.lower() not in readers:
-        raise TrainingError(
-            f"{file} is none of the files of captions that can be read: csv, tsv, jsonl, json."
-        )
+    report = ShardReport()
+    rows = _karpathy(file, split) if file.suffix.lower() == ".json" else _lines(file, report)
     captions: dict[str, list[str]] = {}
-    try:
-        for name, caption in readers[file.suffix.lower()](file, split):
-            if caption.strip():
-                captions.setdefault(name, []).append(caption.strip())
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, csv.Error) as error:
-        raise TrainingError(f"{file} cannot be read as a file of captions: {error}.") from error
+    for name, told in rows:
+        captions.setdefault(name, []).extend(told)
     if not captions:
-        raise TrainingError(f"{file} holds no caption{_of_split(file, split)}.")
+        raise TrainingError(f"{file} holds no caption{_of_split(file, split)}{_left_out(report)}.")
     folder = file.parent if images is None else images
-    missing = [name for name in captions if not (folder / name).is_file()]
-    if missing:
+    there = {name for name in captions if (folder / name).is_file()}
+    if not there:
         raise TrainingError(
-            f"{len(missing):,} of the {len(captions):,} images that {file} names are not in {folder} "
-            f"({named(missing)})."
+            f"None of the {len(captions):,} images that {file} names is in {folder} "
+            f"({named(list(captions))}); --images names their folder."
         )
-    items = tuple(Item(name, folder / name, tuple(texts)) for name, texts in captions.items())
-    return Dataset(file.stem, items)
+    for name in captions:
+        if name not in there:
+            report.skip("that are not there", name)
+    items = tuple(Item(name, folder / name, tuple(told)) for name, told in captions.items() if name in there)
+    remarks = (f"{file.stem}: left out {report}.",) if report.skipped else ()
+    return Dataset(file.stem, items, remarks=remarks)
+
+
+def _lines(file: Path, report: ShardReport) -> Iterator[Told]:
+    """The rows of a table or of a `.jsonl`; those that cannot be used are noted."""
+    for line, row in read_captions(file):
+        name, place = row.get("file"), f"line {line}"
+        try:
+            told = texts_in(row.get("captions"))
+        except TypeError:
+            report.skip("with unreadable text", place)
+            continue
+        if not isinstance(name, str) or not name.strip():
+            report.skip("without a file name", place)
+        elif not told:
+            report.skip("without a caption", place)
+        else:
+            yield name.strip(), told
+
+
+def _karpathy(file: Path, split: str) -> Iterator[Told]:
+    try:
+        for record in json.loads(file.read_text(encoding="utf-8"))["images"]:
+            if not split or record.get("split", split) == split:
+                # COCO's images lie in a folder for each year and split.
+                name = Path(record.get("filepath", "")) / record["filename"]
+                yield str(name), texts_in([sentence["raw"] for sentence in record["sentences"]])
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise TrainingError(f"{file} cannot be read as a file of captions: {error}.") from error
 
 
 def _of_split(file: Path, split: str) -> str:
     return f" of the split {split!r}" if split and file.suffix.lower() == ".json" else ""
 
 
-def _table(file: Path, _split: str) -> Iterator[tuple[str, str]]:
-    with file.open(newline="", encoding="utf-8-sig") as stream:
-        if file.suffix.lower() == ".tsv":
-            rows = csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
-        else:
-            rows = csv.reader(stream, strict=True)
-        image, caption = 0, 1
-        for number, row in enumerate(rows):
-            if number == 0 and (found := _columns(row)) is not None:
-                image, caption = found
-            elif row:
-                if len(row) <= max(image, caption):
-                    raise ValueError(f"line {number + 1} has no caption")
-                yield row[image].strip(), row[caption]
-
-
-def _columns(first: list[str]) -> tuple[int, int] | None:
-    """Where the image and the caption stand, if a first line names columns."""
-    names = [name.strip().lower() for name in first]
-    image = next((names.index(name) for name in IMAGE_COLUMNS if name in names), None)
-    caption = next((names.index(name) for name in CAPTION_COLUMNS if name in names), None)
-    return None if image is None or caption is None else (image, caption)
-
-
-def _lines(file: Path, _split: str) -> Iterator[tuple[str, str]]:
-    with file.open(encoding="utf-8-sig") as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
-            record: dict[str, Any] = json.loads(line)
-            image = next((record[name] for name in IMAGE_COLUMNS if name in record), None)
-            told = next((record[name] for name in CAPTION_COLUMNS if name in record), None)
-            for text in told if isinstance(told, list) else [told]:
-                if not isinstance(image, str) or not isinstance(text, str):
-                    raise ValueError(f"line {number} has no image or no caption")
-                yield image, text
-
-
-def _karpathy(file: Path, split: str) -> Iterator[tuple[str, str]]:
-    for record in json.loads(file.read_text(encoding="utf-8"))["images"]:
-        if not split or record.get("split", split) == split:
-            for sentence in record["sentences"]:
-                # COCO's images lie in a folder for each year and split.
-                yield str(Path(record.get("filepath", "")) / record["filename"]), sentence["raw"]
+def _left_out(report: ShardReport) -> str:
+    return f" (left out: {report})" if report.skipped else ""

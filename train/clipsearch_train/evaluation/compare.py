@@ -24,6 +24,8 @@ _NOT_SCORES = frozenset({
     "images", "captions", "classes", "probe_strength", "probe_train_images", "word_order_captions",
     "matching_median", "others_median", "cutoff", "search_shown",
 })  # fmt: skip
+# How scores that are not in percent are written.
+_FORMS = {"auc": ".3f"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found."""
+    """What `compare` found; `models` are two different names."""
 
     models: tuple[str, str]
     differences: tuple[Difference, ...]
@@ -52,13 +54,14 @@ class Comparison:
         """A table; differences whose 95% interval leaves out zero are bold."""
         rows = []
         for found in self.differences:
-            told = f"{found.b - found.a:+.1f}"
+            form = _FORMS.get(found.metric, ".1f")
+            told = f"{found.b - found.a:+{form}}"
             spread = "–"
             if found.interval is not None:
                 spread = f"{found.interval.low:+.1f} to {found.interval.high:+.1f}"
                 told = f"**{told}**" if found.interval.is_clear else told
             metric = found.metric.replace("_", " ")
-            rows.append([found.dataset, metric, f"{found.a:.1f}", f"{found.b:.1f}", told, spread])
+            rows.append([found.dataset, metric, f"{found.a:{form}}", f"{found.b:{form}}", told, spread])
         return markdown(["data", "score", *self.models, "difference", "95% interval"], rows)
 
     def to_json(self) -> dict[str, Any]:
@@ -70,8 +73,7 @@ class Comparison:
         import json
 
         files = {"comparison.png": self._plot()}
-        models = _distinct(self.models)
-        found = robustness(dict(zip(models, self.results, strict=True)))
+        found = robustness(dict(zip(self.models, self.results, strict=True)))
         if found is not None:
             files["effective-robustness.png"] = png(found)
         files["comparison.md"] = (self.markdown() + "\n").encode()
@@ -122,7 +124,7 @@ def compare(a: SavedReport, b: SavedReport, *, seed: int = 0) -> Comparison:
                 other = b.results[name][metric]
                 spread = _interval(metric, a.outcomes[name], b.outcomes[name], seed)
                 found.append(Difference(name, metric, value, other, spread))
-    return Comparison((a.model, b.model), tuple(found), (a.results, b.results))
+    return Comparison(_distinct(a, b), tuple(found), (a.results, b.results))
 
 
 def _interval(metric: str, a: Outcomes, b: Outcomes, seed: int) -> Interval | None:
@@ -151,5 +153,9 @@ def _hits_of(metric: str) -> tuple[str | None, int]:
     return (metric, 1) if metric.startswith(SHIFT) else (None, 0)
 
 
-def _distinct(models: tuple[str, str]) -> tuple[str, str]:
-    return models if models[0] != models[1] else (f"{models[0]} (a)", f"{models[1]} (b)")
+def _distinct(a: SavedReport, b: SavedReport) -> tuple[str, str]:
+    """What to call two models: every run's is called `model`, so the reports' folders may have to tell."""
+    if a.model != b.model:
+        return a.model, b.model
+    places = (a.place, b.place) if a.place != b.place else ("a", "b")
+    return f"{a.model} ({places[0]})", f"{b.model} ({places[1]})"

@@ -34,11 +34,15 @@ class Item:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images of one source. Raises TrainingError where there are none, or where a label is no class."""
+    """Images of one source; `remarks` are sentences about what was left out of it.
+
+    Raises TrainingError where there are none, or where a label is no class.
+    """
 
     name: str
     items: tuple[Item, ...]
     class_names: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.items:
@@ -96,13 +100,19 @@ def from_shards(paths: Sequence[Path], limit: int | None = None) -> list[Dataset
 
     A file `PREFIX_names.json` beside the shards (a list) names the classes of the sources that start with
     PREFIX; without it they are the labels that occur. A sample with several labels is of the first. At most
-    `limit` samples of a shard are read. Raises TrainingError.
+    `limit` samples of a shard are read. What was left out of the shards stands in the remarks of the first
+    data set. Raises TrainingError.
     """
     sources: dict[str, list[Sample]] = {}
-    for sample in read_shards(paths, limit)[0]:
+    found, report = read_shards(paths, limit)
+    for sample in found:
         sources.setdefault(sample.source, []).append(sample)
     names = names_beside(paths, list(sources))
-    return [from_samples(source, samples, names.get(source)) for source, samples in sources.items()]
+    made = [from_samples(source, samples, names.get(source)) for source, samples in sources.items()]
+    if report.skipped:
+        told = f"{named([path.name for path in paths])}: left out {report}."
+        made[0] = replace(made[0], remarks=(told,))
+    return made
 
 
 def names_beside(shards: Sequence[Path], sources: Sequence[str]) -> dict[str, list[str]]:

@@ -67,16 +67,19 @@ class Features:
         self._texts: dict[tuple[str, ...], Vectors] = {}
         self._classes: dict[tuple[tuple[str, ...], tuple[str, ...]], Vectors] = {}
 
-    def images(self, dataset: Dataset, shifts: Sequence[Shift] = (), seed: int = 0) -> Embedded:
+    def images(
+        self, dataset: Dataset, shifts: Sequence[Shift] = (), seed: int = 0, purpose: str = ""
+    ) -> Embedded:
         """Embed all images, as they are and in every shifted copy; each is decoded once.
 
-        An image that cannot be read is left out of every version. Raises TrainingError where none can be,
-        ModelInvalid for embeddings that are no numbers.
+        `purpose` tells two stages of one name apart in what is reported. An image that cannot be read is left
+        out of every version. Raises TrainingError where none can be, ModelInvalid for embeddings that are no
+        numbers.
         """
         versions: tuple[Version, ...] = (None, *shifts)
         kept: list[int] = []
         rows: dict[Version, list[Vectors]] = {version: [] for version in versions}
-        done = 0
+        done, stage = 0, f"embedding {dataset.name} {purpose}".rstrip()
         for chosen, pixels_BVYXC in self._decoded(dataset, versions, seed):
             good = [row for row, pixels in zip(chosen, pixels_BVYXC, strict=True) if pixels is not None]
             stacked = [pixels for pixels in pixels_BVYXC if pixels is not None]
@@ -86,7 +89,7 @@ class Features:
                     rows[version].append(_checked(made, [dataset.items[row].key for row in good]))
             kept += good
             done += len(chosen) * len(versions)
-            self.report(f"embedding {dataset.name}", done, len(dataset.items) * len(versions))
+            self.report(stage, done, len(dataset.items) * len(versions))
         if not kept:
             raise TrainingError(f"None of the {len(dataset.items):,} images of {dataset.name} can be read.")
         there = set(kept)

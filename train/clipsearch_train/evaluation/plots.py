@@ -173,7 +173,7 @@ def robustness(
     """Accuracy under shift against accuracy on the original, on logit axes (Taori et al. 2020).
 
     models: metrics by data set, by model; None where no model has accuracies under shift. trends: lines by
-    metric, drawn where baselines gave one.
+    metric, drawn where baselines gave one, with the baselines as rings.
     """
     points = [
         (model, key, scores[original], scores[key])
@@ -184,17 +184,19 @@ def robustness(
     if not points:
         return None
     figure, axes = new_figure(6.0, 6.0)
-    shown = np.array([[before, after] for _, _, before, after in points])
+    trends = trends or {}
+    others = [model for trend in trends.values() for model in trend.models]
+    shown = np.array([(before, after) for _, _, before, after in points] + others)
     low, high = max(0.1, shown.min() * 0.7), min(99.9, 100 - (100 - shown.max()) * 0.7)
     line = np.linspace(logit(low), logit(high), 50)
     axes.plot(line, line, color="grey", linestyle=":", label="no loss")
-    for key, trend in (trends or {}).items():
-        axes.plot(
-            line, logit(trend.expected(inverse_logit(line))), linewidth=0.8, label=f"trend, {_told(key)}"
-        )
     markers = dict(zip(models, "os^Dv*", strict=False))
     names = dict.fromkeys(_told(key) for _, key, _, _ in points)
     colours = {name: f"C{number % 10}" for number, name in enumerate(names)}
+    for key, trend in trends.items():
+        colour, expected = colours[_told(key)], logit(trend.expected(inverse_logit(line)))
+        axes.plot(line, expected, linewidth=0.8, color=colour, label=f"trend, {_told(key)}")
+        axes.scatter(*logit(trend.models).T, facecolors="none", edgecolors=colour)
     labelled = set()
     for model, key, before, after in points:
         name = _told(key)

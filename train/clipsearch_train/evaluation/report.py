@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +23,10 @@ from clipsearch_train.evaluation.probe import Probe
 from clipsearch_train.evaluation.robustness import Trend
 from clipsearch_train.evaluation.tables import Results, bias_table, results_table, threshold_table
 
+# What a JSON file or an array that is not as it was written may raise.
+_NOT_WHOLE = (
+    OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 REPORT = "report.json"
 OUTCOMES = "outcomes.npz"
 FORMAT = 1
@@ -162,12 +168,13 @@ class Report:
 
 @dataclass(frozen=True)
 class SavedReport:
-    """A report read back: metrics, digests and outcomes by data set."""
+    """A report read back: metrics, digests and outcomes by data set; `place` is the folder's name."""
 
     model: str
     results: Results
     digests: Mapping[str, str]
     outcomes: Mapping[str, Mapping[str, npt.NDArray[np.int64]]]
+    place: str = ""
 
 
 def load_report(folder: Path) -> SavedReport:
@@ -175,7 +182,7 @@ def load_report(folder: Path) -> SavedReport:
     try:
         told = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         datasets: dict[str, dict[str, Any]] = told["datasets"]
-        with np.load(folder / OUTCOMES, allow_pickle=False) as arrays:
+        with (folder / OUTCOMES).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             outcomes: dict[str, dict[str, npt.NDArray[np.int64]]] = {name: {} for name in datasets}
             names = list(datasets)
             for key in arrays.files:
@@ -186,8 +193,9 @@ def load_report(folder: Path) -> SavedReport:
             {name: {k: float(v) for k, v in found["metrics"].items()} for name, found in datasets.items()},
             {name: str(found["digest"]) for name, found in datasets.items()},
             outcomes,
+            folder.resolve().name,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError) as error:
+    except _NOT_WHOLE as error:
         raise UsageError(
             f"{folder} holds no evaluation report ({error}); `clipsearch eval MODEL … --out DIR` writes one."
         ) from error

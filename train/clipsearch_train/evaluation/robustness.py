@@ -30,10 +30,14 @@ def inverse_logit(value: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Trend:
-    """The line through some models' accuracies on logit axes: what accuracy under shift is to be expected."""
+    """The line through some models' accuracies on logit axes: what accuracy under shift is to be expected.
+
+    `models` are the accuracies that it was fitted to, in percent: on the original, under the shift.
+    """
 
     slope: float
     offset: float
+    models: tuple[tuple[float, float], ...] = ()
 
     @classmethod
     def fit(cls, original: Sequence[float], shifted: Sequence[float]) -> Trend:
@@ -42,7 +46,8 @@ class Trend:
         if len(x) < 2 or float(np.ptp(x)) == 0:
             raise ValueError("a trend needs two models of different accuracy")
         slope = float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
-        return cls(slope, float(y.mean() - slope * x.mean()))
+        models = tuple(zip(map(float, original), map(float, shifted), strict=True))
+        return cls(slope, float(y.mean() - slope * x.mean()), models)
 
     def expected(self, original: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Accuracy under shift, in percent, that the trend foretells."""

@@ -110,7 +110,7 @@ class _Scores:
         self.metrics: dict[str, float] = {"images": len(embedded.dataset.items)}
         self.outcomes: dict[str, Rows] = {}
         self.per_class: dict[str, float] = {}
-        self.remarks = _unread(embedded)
+        self.remarks = _left_out(embedded)
         self.trends: dict[str, Trend] = {}
         self.probe: Probe | None = None
         self.calibration: Calibration | None = None
@@ -131,12 +131,13 @@ class _Scores:
         )
 
 
-def _unread(embedded: Embedded) -> list[str]:
-    count = len(embedded.skipped)
+def _left_out(embedded: Embedded) -> list[str]:
+    """Sentences about what was named and not scored."""
+    dataset, count = embedded.dataset, len(embedded.skipped)
     if not count:
-        return []
+        return list(dataset.remarks)
     told = "1 image" if count == 1 else f"{count:,} images"
-    return [f"{embedded.dataset.name}: {told} could not be read ({named(embedded.skipped)})."]
+    return [*dataset.remarks, f"{dataset.name}: {told} could not be read ({named(embedded.skipped)})."]
 
 
 class _Run:
@@ -228,7 +229,7 @@ class _Run:
     def _pair(self, scores: _Scores, other: Dataset) -> None:
         """Classify among the classes that both have, as for ImageNet-R and -A (Taori et al. 2020)."""
         dataset = scores.embedded.dataset
-        embedded = self.features.images(matching_classes(other, dataset.class_names))
+        embedded = self.features.images(matching_classes(other, dataset.class_names), purpose="(shifted)")
         common = np.unique(embedded.dataset.labels)
         class_CD = self.features.classes(dataset.class_names, self.plan.templates)[common]
         place = np.full(len(dataset.class_names), -1)
@@ -239,14 +240,15 @@ class _Run:
         after = classify(embedded.original, class_CD, place[embedded.dataset.labels])
         scores.metrics[ORIGINAL + other.name] = before.scores()["top1"]
         scores.metrics[SHIFTED + other.name] = after.scores()["top1"]
-        scores.remarks += _unread(embedded)
+        scores.remarks += _left_out(embedded)
 
     def _probe(self, scores: _Scores) -> None:
         dataset = scores.embedded.dataset
         train = next((train for train in self.plan.probe_on if _covers(train, dataset)), None)
         if train is None:
             return
-        embedded = self.features.images(train)
+        embedded = self.features.images(train, purpose="for the probe")
+        scores.remarks += _left_out(embedded)
         if not _covers(embedded.dataset, dataset):  # the only image of a class could not be read
             matching_classes(dataset, sorted(_classes_of(embedded.dataset)))
         test = matching_classes(dataset, train.class_names)
