@@ -12,6 +12,7 @@ from pathlib import Path
 import uvicorn
 
 from clipsearch.errors import ServerError
+from clipsearch.patience import PatientProtocol, tell_of_too_many_files_once
 from clipsearch.server.app import build
 from clipsearch.server.entry import published
 from clipsearch.server.service import Service
@@ -31,6 +32,7 @@ def serve(library: Path, port: int, ready: Callable[[str, Path], None]) -> None:
     `ready` is told the address and where port and token are noted. Raises ServerError for a port in use or a
     library that is being served, and what `Library.open` and `Library.encode_text` raise.
     """
+    tell_of_too_many_files_once()
     with _listen(port) as listener:
         service = Service(library)
         try:
@@ -38,6 +40,8 @@ def serve(library: Path, port: int, ready: Callable[[str, Path], None]) -> None:
             server = uvicorn.Server(
                 uvicorn.Config(
                     build(service, token),
+                    http=PatientProtocol,
+                    ws="none",
                     lifespan="off",
                     log_level="error",  # a line for each refused connection is a flood
                     access_log=False,

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -18,6 +19,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.testclient import TestClient
 
+from clipsearch.patience import PatientProtocol
 from clipsearch_ui import front, server, state, streamlit_start
 
 pytestmark = pytest.mark.usefixtures("fresh_shelf")
@@ -154,6 +156,18 @@ def test_answers_are_sent_at_once() -> None:
         listener.setblocking(True)
         with listener.accept()[0] as accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_connections_that_nobody_uses_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    from streamlit.web.server.starlette import starlette_server
+
+    settings = starlette_server._get_uvicorn_config_kwargs
+    monkeypatch.setattr(starlette_server, "_get_uvicorn_config_kwargs", settings)  # for afterwards
+    monkeypatch.setattr(streamlit_start, "tell_of_too_many_files_once", lambda: None)
+    streamlit_start.end_waits()
+    config = uvicorn.Config(server.build(), **starlette_server._get_uvicorn_config_kwargs())
+    config.load()
+    assert config.http_protocol_class is PatientProtocol
 
 
 def test_what_is_hastened_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
