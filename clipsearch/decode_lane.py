@@ -6,10 +6,12 @@ import os
 import queue
 import tempfile
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
-from clipsearch.errors import ImageError
+from clipsearch.errors import ImageError, StorageError
 from clipsearch_indexer.decode import Decoded, DecodePool, Job, ToPixels
 
 
@@ -35,11 +37,9 @@ class DecodeLane:
         return future.result()
 
     def decode_bytes(self, data: bytes) -> Decoded:
-        """The pixels of the image in `data`. Raises ImageError."""
-        with tempfile.NamedTemporaryFile(prefix="clipsearch-") as file:
-            file.write(data)
-            file.flush()
-            return self.decode(os.fsencode(file.name))
+        """The pixels of the image in `data`. Raises ImageError; StorageError where it has no place."""
+        with _file_of(data) as path:
+            return self.decode(os.fsencode(path))
 
     def close(self) -> None:
         """End the processes."""
@@ -82,3 +82,18 @@ class DecodeLane:
                     return batch
                 batch.append(request)
         return batch
+
+
+@contextmanager
+def _file_of(data: bytes) -> Iterator[str]:
+    """A temporary file with that content. Raises StorageError."""
+    with ExitStack() as opened:
+        try:
+            file = opened.enter_context(tempfile.NamedTemporaryFile(prefix="clipsearch-"))
+            Path(file.name).write_bytes(data)
+        except OSError as error:
+            raise StorageError(
+                f"The picture cannot be put into a temporary file ({error.strerror}). Free some space there, "
+                "or name another folder with TMPDIR."
+            ) from error
+        yield file.name

@@ -51,6 +51,12 @@ def failpoint(name: str) -> None:
         _fail(action, name)
 
 
+def too_many_files(error: Exception) -> bool:
+    """Whether it was the limit on open files; of a C or Rust library's errors only the words tell."""
+    number = error.errno if isinstance(error, OSError) else None
+    return number in _TOO_MANY or os.strerror(errno.EMFILE) in str(error)
+
+
 def storage_error(error: OSError, path: Path, needed: int | None = None) -> StorageError:
     """Return the sentence for a failed operation on `path`; `needed` bytes were still to be written."""
     if error.errno in _FULL:
@@ -74,6 +80,12 @@ def storage_error(error: OSError, path: Path, needed: int | None = None) -> Stor
         f"The disk failed at {path} ({error.strerror}). Nothing more was written; check the disk, then run "
         "the command again."
     )
+
+
+def raise_for_too_many_files(error: Exception, path: Path) -> None:
+    """Raise StorageError if `error` comes of the limit on open files: then nothing is wrong with the file."""
+    if too_many_files(error):
+        raise storage_error(OSError(errno.EMFILE, str(error)), path) from error
 
 
 @contextmanager

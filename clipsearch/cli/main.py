@@ -27,7 +27,8 @@ from clipsearch.cli import (
 )
 from clipsearch.cli.console import say_error
 from clipsearch.cli.light import LightGroup
-from clipsearch.errors import ClipsearchError
+from clipsearch.durable import too_many_files
+from clipsearch.errors import ClipsearchError, StorageError
 
 app = typer.Typer(
     name="clipsearch",
@@ -86,5 +87,10 @@ def run() -> None:
     except ClipsearchError as error:
         say_error(str(error))
         sys.exit(error.exit_code)
+    except (OSError, ImportError) as error:
+        if not too_many_files(error):
+            raise
+        say_error("Too many files are open (`ulimit -n` allows more). What was committed before is safe.")
+        sys.exit(StorageError.exit_code)
     except KeyboardInterrupt:  # before Typer, which knows it, came to anything
         sys.exit(128 + signal.SIGINT)

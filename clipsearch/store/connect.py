@@ -6,6 +6,7 @@ of the WAL-reset bug of SQLite before 3.51.3 (two connections that checkpoint at
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
+from clipsearch.durable import storage_error
 from clipsearch.errors import ClipsearchError, LibraryDamaged, LibraryLocked, StorageError
 
 Access = Literal["read", "write", "create"]
@@ -110,6 +112,15 @@ def _code(error: Exception) -> int:
     return int(getattr(getattr(error, "orig", error), "sqlite_errorcode", 0)) & _PRIMARY
 
 
+def _too_many_are_open() -> bool:
+    """Whether this process can open no more files; SQLite does not tell why it could not."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return True
+    return False
+
+
 def translated(error: Exception, path: Path) -> ClipsearchError:
     """Return the sentence for an error of the driver, or of SQLAlchemy around one."""
     reason = str(getattr(error, "orig", None) or error)
@@ -123,6 +134,8 @@ def translated(error: Exception, path: Path) -> ClipsearchError:
                 f"The disk is full: {path} could not take the last batch. Free some space and run the "
                 "command again; what was committed before is safe."
             )
+        case sqlite3.SQLITE_CANTOPEN if _too_many_are_open():
+            return storage_error(OSError(errno.EMFILE, reason), path)
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
             return StorageError(
                 f"{path} cannot be opened or written ({reason}). Check the permissions of its folder; if the "

@@ -3,7 +3,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fakes
 import pytest
+
+from clipsearch.cli import main
+
+FAKE_CLI = Path(__file__).with_name("fake_cli.py")
 
 
 def test_no_library_yet(commands):
@@ -130,3 +135,25 @@ def test_a_pull_without_network(real):
     assert "neither a known model nor" in real("models", "pull", "nonsense", code=2).stderr
     assert "models pull ViT-B-32" in real.error("models", "info", "vit-b-32", code=11)
     assert "There is no model or folder" in real.error("models", "info", "nonsense", code=11)
+
+
+LIMITED = 'ulimit -n "$1"; shift; exec "$@"'
+
+
+@pytest.mark.parametrize("files", [5, 9])
+def test_too_few_open_files_are_a_sentence_and_cost_nothing(library, files):
+    limited = library.by("sh", "-c", LIMITED, "sh", str(files), sys.executable, FAKE_CLI)
+    fakes.write(library.cwd / "photos/another.png", (9, 9, 200))
+    assert "oo many files are open" in limited.error("index", code=9)
+    library("check", "--deep")
+    assert library("index").stderr.startswith("1 new photo")
+
+
+def test_an_ordinary_defect_is_not_called_too_many_files(monkeypatch):
+    def broken():
+        raise FileNotFoundError(2, "No such file or directory", "x")
+
+    monkeypatch.setattr(main, "app", broken)
+    monkeypatch.setattr(main, "_end_in_order", lambda: None)
+    with pytest.raises(FileNotFoundError):
+        main.run()
