@@ -36,7 +36,8 @@ if sys.platform == "darwin":
 FAILPOINT_VARIABLE = "CLIPSEARCH_FAILPOINT"
 TEMPORARY_SUFFIX = ".tmp"
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Numbers of the errors of a disk, or of a limit, that has no room."""
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 _TOO_MANY = {errno.EMFILE, errno.ENFILE}
 _OBSTRUCTED = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG}
@@ -59,7 +60,7 @@ def too_many_files(error: Exception) -> bool:
 
 def storage_error(error: OSError, path: Path, needed: int | None = None) -> StorageError:
     """Return the sentence for a failed operation on `path`; `needed` bytes were still to be written."""
-    if error.errno in _FULL:
+    if error.errno in FULL:
         more = f" needs {needed:,} bytes more" if needed else " needs more space"
         return StorageError(
             f"The disk is full: {path}{more}. Free some space and run the command again; "
@@ -67,8 +68,8 @@ def storage_error(error: OSError, path: Path, needed: int | None = None) -> Stor
         )
     if error.errno in _READ_ONLY:
         return StorageError(
-            f"{path} cannot be opened or written ({error.strerror}). Searching still works where it can be "
-            "read; to change the library, make its folder writable or give another with --library."
+            f"{path} cannot be opened or written ({error.strerror}). Searching still works in a library that "
+            "can be read; for the rest, give this user the permission or name another folder."
         )
     if error.errno in _TOO_MANY:
         return StorageError(f"{path} cannot be opened: too many files are open (`ulimit -n` allows more).")

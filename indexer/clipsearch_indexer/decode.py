@@ -15,6 +15,7 @@ Shared memory takes a tenth of that, but needs slots, a protocol for them and a 
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -49,6 +50,7 @@ __all__ = [
 ]
 
 _START_SECONDS = 120.0  # for a worker to import what it needs, on a cold disk
+_SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
 _START_ATTEMPTS = 3  # failures in a row before the pool gives up
 
 # Not multiprocessing.Process: it would import the caller's main module into each worker, need the guard
@@ -335,10 +337,8 @@ class DecodePool:
 
 
 def _no_room(error: OSError) -> ImageError:
-    return ImageError(
-        f"The image decoders cannot be started ({error.strerror}). End other programs, or allow more with "
-        "`ulimit`, then try again."
-    )
+    hint = " End other programs, or allow more with `ulimit`." if error.errno in _SCARCE else ""
+    return ImageError(f"The image decoders cannot be started ({error.strerror}).{hint}")
 
 
 def _crash_reason(status: int) -> str:

@@ -149,6 +149,28 @@ def test_too_few_open_files_are_a_sentence_and_cost_nothing(library, files):
     assert library("index").stderr.startswith("1 new photo")
 
 
+def test_a_full_disk_is_searched_and_told_as_such(library):
+    full = library.by("sh", "-c", 'ulimit -f 0; exec "$@"', "sh", sys.executable, "-B", FAKE_CLI)
+    assert full("query", "red", "-n", "1").stdout == "1.000\tphotos/red.png\n"
+    assert "takes no more bytes" in full.error("index", code=9)
+    library("check", "--deep")
+
+
+@pytest.mark.parametrize(
+    ("redirected", "words", "code", "said"),
+    [
+        ("2>/dev/full", ["index"], 0, ""),
+        ("2>/dev/full", ["query", "--bogus"], 2, ""),
+        (">/dev/full", ["--version"], 9, "cannot be written"),
+        (">/dev/full", ["--help"], 9, "cannot be written"),
+    ],
+)
+def test_streams_that_take_nothing_stop_no_work(library, redirected, words, code, said):
+    program = ["sh", "-c", f'exec "$@" {redirected}', "sh", sys.executable, FAKE_CLI]
+    done = library.by(*program)(*words, code=code)
+    assert (said in done.stderr, done.stderr.count("\n")) == (True, 1 if said else 0)
+
+
 def test_an_ordinary_defect_is_not_called_too_many_files(monkeypatch):
     def broken():
         raise FileNotFoundError(2, "No such file or directory", "x")
