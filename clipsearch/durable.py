@@ -40,7 +40,7 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Numbers of the errors of a disk, or of a limit, that has no room."""
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 _TOO_MANY = {errno.EMFILE, errno.ENFILE}
-_OBSTRUCTED = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG}
+_OBSTRUCTED = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG}
 _ERRNO_OF_ACTION = {"eio": errno.EIO, "enospc": errno.ENOSPC, "short": errno.EIO}
 _arrivals: dict[str, int] = {}
 
@@ -75,7 +75,8 @@ def storage_error(error: OSError, path: Path, needed: int | None = None) -> Stor
         return StorageError(f"{path} cannot be opened: too many files are open (`ulimit -n` allows more).")
     if error.errno in _OBSTRUCTED:
         return StorageError(
-            f"{path} cannot be written ({error.strerror}). Give another name, or move what is in the way."
+            f"{path} cannot be opened or written ({error.strerror}). Give another name, or move what is in "
+            "the way."
         )
     return StorageError(
         f"The disk failed at {path} ({error.strerror}). Nothing more was written; check the disk, then run "

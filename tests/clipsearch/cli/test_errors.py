@@ -17,6 +17,11 @@ def test_no_library_yet(commands):
     assert not commands.library.exists()
 
 
+def test_an_empty_name_is_not_the_working_directory(commands):
+    assert "`.` is this folder" in commands.error("index", "", code=2)
+    assert not commands.library.exists()
+
+
 def test_an_empty_library(commands, tmp_path):
     (tmp_path / "empty").mkdir()
     commands("index", tmp_path / "empty")
