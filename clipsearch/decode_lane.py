@@ -65,10 +65,11 @@ class DecodeLane:
                             future.set_exception(ImageError(getattr(result, "reason", "cannot be read")))
             return False
         except ImageError as error:  # no decoder can be started: say so, and try again with the next request
+            batch = batch or self._next()  # not even the pool could be made: wait for who wants to know
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
-            return True
+            return bool(batch)
 
     def _next(self) -> list[tuple[bytes, Future[Decoded]]]:
         """The requests that wait, at least one and a few a worker at most; none when the lane is closed."""
