@@ -6,10 +6,12 @@ import os
 import queue
 import tempfile
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
-from clipsearch.errors import ImageError
+from clipsearch.errors import ImageError, StorageError
 from clipsearch_indexer.decode import Decoded, DecodePool, Job, ToPixels
 
 
@@ -35,11 +37,9 @@ class DecodeLane:
         return future.result()
 
     def decode_bytes(self, data: bytes) -> Decoded:
-        """The pixels of the image in `data`. Raises ImageError."""
-        with tempfile.NamedTemporaryFile(prefix="clipsearch-") as file:
-            file.write(data)
-            file.flush()
-            return self.decode(os.fsencode(file.name))
+        """The pixels of the image in `data`. Raises ImageError; StorageError where it has no place."""
+        with _file_of(data) as path:
+            return self.decode(os.fsencode(path))
 
     def close(self) -> None:
         """End the processes."""
@@ -65,10 +65,11 @@ class DecodeLane:
                             future.set_exception(ImageError(getattr(result, "reason", "cannot be read")))
             return False
         except ImageError as error:  # no decoder can be started: say so, and try again with the next request
+            batch = batch or self._next()  # not even the pool could be made: wait for who wants to know
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
-            return True
+            return bool(batch)
 
     def _next(self) -> list[tuple[bytes, Future[Decoded]]]:
         """The requests that wait, at least one and a few a worker at most; none when the lane is closed."""
@@ -82,3 +83,18 @@ class DecodeLane:
                     return batch
                 batch.append(request)
         return batch
+
+
+@contextmanager
+def _file_of(data: bytes) -> Iterator[str]:
+    """A temporary file with that content. Raises StorageError."""
+    with ExitStack() as opened:
+        try:
+            file = opened.enter_context(tempfile.NamedTemporaryFile(prefix="clipsearch-"))
+            Path(file.name).write_bytes(data)
+        except OSError as error:
+            raise StorageError(
+                f"The picture cannot be put into a temporary file ({error.strerror}). Free some space there, "
+                "or name another folder with TMPDIR."
+            ) from error
+        yield file.name

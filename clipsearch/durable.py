@@ -36,10 +36,11 @@ if sys.platform == "darwin":
 FAILPOINT_VARIABLE = "CLIPSEARCH_FAILPOINT"
 TEMPORARY_SUFFIX = ".tmp"
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Numbers of the errors of a disk, or of a limit, that has no room."""
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 _TOO_MANY = {errno.EMFILE, errno.ENFILE}
-_OBSTRUCTED = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG}
+_OBSTRUCTED = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG}
 _ERRNO_OF_ACTION = {"eio": errno.EIO, "enospc": errno.ENOSPC, "short": errno.EIO}
 _arrivals: dict[str, int] = {}
 
@@ -51,9 +52,15 @@ def failpoint(name: str) -> None:
         _fail(action, name)
 
 
+def too_many_files(error: Exception) -> bool:
+    """Whether it was the limit on open files; of a C or Rust library's errors only the words tell."""
+    number = error.errno if isinstance(error, OSError) else None
+    return number in _TOO_MANY or os.strerror(errno.EMFILE) in str(error)
+
+
 def storage_error(error: OSError, path: Path, needed: int | None = None) -> StorageError:
     """Return the sentence for a failed operation on `path`; `needed` bytes were still to be written."""
-    if error.errno in _FULL:
+    if error.errno in FULL:
         more = f" needs {needed:,} bytes more" if needed else " needs more space"
         return StorageError(
             f"The disk is full: {path}{more}. Free some space and run the command again; "
@@ -61,19 +68,26 @@ def storage_error(error: OSError, path: Path, needed: int | None = None) -> Stor
         )
     if error.errno in _READ_ONLY:
         return StorageError(
-            f"{path} cannot be opened or written ({error.strerror}). Searching still works where it can be "
-            "read; to change the library, make its folder writable or give another with --library."
+            f"{path} cannot be opened or written ({error.strerror}). Searching still works in a library that "
+            "can be read; for the rest, give this user the permission or name another folder."
         )
     if error.errno in _TOO_MANY:
         return StorageError(f"{path} cannot be opened: too many files are open (`ulimit -n` allows more).")
     if error.errno in _OBSTRUCTED:
         return StorageError(
-            f"{path} cannot be written ({error.strerror}). Give another name, or move what is in the way."
+            f"{path} cannot be opened or written ({error.strerror}). Give another name, or move what is in "
+            "the way."
         )
     return StorageError(
         f"The disk failed at {path} ({error.strerror}). Nothing more was written; check the disk, then run "
         "the command again."
     )
+
+
+def raise_for_too_many_files(error: Exception, path: Path) -> None:
+    """Raise StorageError if `error` comes of the limit on open files: then nothing is wrong with the file."""
+    if too_many_files(error):
+        raise storage_error(OSError(errno.EMFILE, str(error)), path) from error
 
 
 @contextmanager

@@ -1,13 +1,14 @@
 """CLIP's image tower in ONNX Runtime, for CPUs: `clipsearch.model.Clip.encode_image` without torch.
 
-ONNX Runtime starts in a fifth of a second where torch takes seconds; see docs/performance.md.
-The same function in the
-same precision.
+ONNX Runtime starts in a fifth of a second where torch takes seconds; see docs/performance.md. The same
+function in the same precision.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,8 +38,7 @@ class ImageTower:
         preprocess: Preprocess | None,
         threads: int | None = None,
     ) -> None:
-        import onnxruntime
-
+        onnxruntime = _silent_runtime()
         pictures = {name: single(tensor) for name, tensor in tensors.items() if name.startswith(PREFIX)}
         model, weights = image_graph(config, pictures, preprocess)
         _check_finite(weights)
@@ -56,6 +56,19 @@ class ImageTower:
         """uint8 (N, Y, X, 3) -> (N, E); without a `preprocess` normalised float32 (N, 3, Y, X)."""
         out: Floats = self._session.run(None, {"input": np.ascontiguousarray(images)})[0]
         return out
+
+
+def _silent_runtime() -> Any:
+    """ONNX Runtime, without what it would send of its use to its maker.
+
+    Version 1.31 opens a store of events in the user's cache folder, and a connection to
+    mobile.events.data.microsoft.com, as soon as it is imported without this in the environment.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()  # for a caller that had it imported before
+    return onnxruntime
 
 
 def _check_finite(weights: Mapping[str, Floats]) -> None:

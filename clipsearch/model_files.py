@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from clipsearch.errors import ModelInvalid, ModelNotFound
+from clipsearch.durable import raise_for_too_many_files
+from clipsearch.errors import ModelInvalid, ModelNotFound, StorageError
 from clipsearch.layouts import TRUNK, Array, hugging_face_settings, model_cfg, table
 from clipsearch.preprocess import Preprocess
 from clipsearch.sizes import ClipConfig, TextConfig, VisionConfig
@@ -132,11 +133,12 @@ def _count(tensors: Mapping[str, Array], prefix: str) -> int:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises ModelInvalid."""
+    """A JSON object. Raises ModelInvalid; StorageError if no more files can be opened."""
     _check_size(path, _LARGEST_CONFIG)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
+        raise_for_too_many_files(error, path)
         raise ModelInvalid(f"{path} cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise ModelInvalid(f"{path} is not a JSON object.")
@@ -186,12 +188,13 @@ def fingerprint_of(weights: bytes, preprocess: Preprocess, config: ClipConfig) -
 
 @contextmanager
 def as_invalid(sentence: str) -> Iterator[None]:
-    """Turn whatever nonsense in a file brings about into ModelInvalid."""
+    """Turn whatever nonsense in a file brings about into ModelInvalid. Raises StorageError likewise."""
     try:
         yield
-    except (ModelInvalid, ModelNotFound):
+    except (ModelInvalid, ModelNotFound, StorageError):
         raise
     # Parsers of hostile bytes raise nearly anything: struct.error, BadZipFile, RecursionError, MemoryError, …
     except Exception as error:
+        raise_for_too_many_files(error, Path("A file of the model"))
         brief = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelInvalid(f"{sentence}: {brief}") from error

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from clipsearch.durable import replace
+from clipsearch.durable import raise_for_too_many_files, replace
 from clipsearch.errors import ModelInvalid
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -76,11 +76,12 @@ class ClipTokenizer:
     def load(cls, path: Path, context_length: int) -> ClipTokenizer:
         """Read a `tokenizer.json`.
 
-        Raises ModelInvalid for a file that is not a CLIP tokenizer.
+        Raises ModelInvalid for a file that is not a CLIP tokenizer, StorageError if no file can be opened.
         """
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the Rust library raises bare Exception
+            raise_for_too_many_files(error, path)
             raise ModelInvalid(f"{path} cannot be read as a tokenizer: {error}") from error
         if tokenizer.normalizer is not None:
             _check_normalizer(json.loads(tokenizer.normalizer.__getstate__()), path)

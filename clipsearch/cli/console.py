@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ from clipsearch.paths import display
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+    from typing_extensions import Buffer
 
 LibraryOption = Annotated[
     Path | None,
@@ -28,6 +30,7 @@ LibraryOption = Annotated[
         "-l",
         envvar="CLIPSEARCH_LIBRARY",
         help="The library's folder (default: the user's data folder).",
+        readable=False,  # not Typer's to look at: opening it says what is wrong
         show_default=False,
     ),
 ]
@@ -49,11 +52,34 @@ def results() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except OSError as error:
-        # The flush at exit must not complain either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         if isinstance(error, BrokenPipeError):
             raise SystemExit(128 + signal.SIGPIPE) from None
         raise StorageError(f"The output cannot be written ({error.strerror}).") from error
+
+
+def drop_output() -> None:
+    """Forget what standard output has not taken, so that the flush at the end does not fail as well."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class LossyFile(io.FileIO):
+    """Standard error, where words that it cannot take, as on a full disk, are no reason to stop the work."""
+
+    def write(self, data: Buffer, /) -> int:
+        """Write what can be written; the rest is lost."""
+        try:
+            return super().write(data) or 0
+        except OSError:
+            return len(memoryview(data))
+
+
+def make_errors_lossy() -> None:
+    """Let standard error lose what it cannot take. Not where another stream stands in its place."""
+    plain = sys.__stderr__
+    if plain is not None and sys.stderr is plain:
+        raw = LossyFile(plain.fileno(), "wb", closefd=False)
+        sys.stderr = io.TextIOWrapper(io.BufferedWriter(raw), plain.encoding, line_buffering=True)
 
 
 def end_server_with_its_terminal() -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,7 @@ from clipsearch.cli.console import (
     write_json,
 )
 from clipsearch.cli.light import LightCommand
+from clipsearch.errors import UsageError
 
 if TYPE_CHECKING:
     from clipsearch_indexer.ingest import Progress, Summary
@@ -31,9 +32,21 @@ if TYPE_CHECKING:
 REASONS_SHOWN = 5
 
 
+class FolderCommand(LightCommand):
+    """A command over folders: an empty name, as of an unset variable, is not the working directory."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line. Raises UsageError for an empty word."""
+        if "" in args:
+            raise UsageError(
+                "One of the words is empty, perhaps a variable of the shell; `.` is this folder."
+            )
+        return super().parse_args(ctx, args)
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("index", cls=LightCommand)(index)
+    app.command("index", cls=FolderCommand)(index)
 
 
 def index(

@@ -25,9 +25,10 @@ from clipsearch.cli import (
     training,
     ui,
 )
-from clipsearch.cli.console import say_error
+from clipsearch.cli.console import drop_output, make_errors_lossy, say_error
 from clipsearch.cli.light import LightGroup
-from clipsearch.errors import ClipsearchError
+from clipsearch.durable import FULL, too_many_files
+from clipsearch.errors import ClipsearchError, StorageError
 
 app = typer.Typer(
     name="clipsearch",
@@ -74,10 +75,20 @@ def _end_in_order() -> None:
             signal.signal(number, _terminate)
 
 
+def _of_the_machine(error: OSError | ImportError) -> str | None:
+    """What to say of an error that no command foresaw, where it is the machine that has no room."""
+    if too_many_files(error):
+        return "Too many files are open (`ulimit -n` allows more)."
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f"{error.filename or 'The output'} cannot be written ({error.strerror})."
+    return None
+
+
 def run() -> None:
     """The console script: run the application and turn its errors into sentences and exit codes."""
     gc.set_threshold(50_000, 20, 50)  # rows of a catalog by the hundred thousand are no cycles to look for
     _end_in_order()
+    make_errors_lossy()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal need not know every letter
@@ -86,5 +97,12 @@ def run() -> None:
     except ClipsearchError as error:
         say_error(str(error))
         sys.exit(error.exit_code)
+    except (OSError, ImportError) as error:
+        sentence = _of_the_machine(error)
+        if sentence is None:
+            raise
+        drop_output()
+        say_error(f"{sentence} What was committed before is safe.")
+        sys.exit(StorageError.exit_code)
     except KeyboardInterrupt:  # before Typer, which knows it, came to anything
         sys.exit(128 + signal.SIGINT)

@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING
 
 from clipsearch import durable
 from clipsearch.store import migrations
-from clipsearch.store.connect import BUSY_TIMEOUT_MS, Access, catalog_errors, open_reader, open_writer
+from clipsearch.store.connect import (
+    BUSY_TIMEOUT_MS,
+    Access,
+    Immutable,
+    catalog_errors,
+    open_reader,
+    open_writer,
+)
 from clipsearch.store.counts import Counts
 from clipsearch.store.known import Known
 from clipsearch.store.link import Link
@@ -161,7 +168,10 @@ class Store:
         try:
             yield link
         finally:
-            self._idle.append(link)
+            if isinstance(link.driver, Immutable):
+                link.close()
+            else:
+                self._idle.append(link)
 
     @property
     def is_current(self) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from clipsearch.errors import LibraryDamaged
 from clipsearch.store import migrations
-from clipsearch.store.connect import catalog_errors, open_reader
+from clipsearch.store.connect import Immutable, catalog_errors, open_reader
 from clipsearch.store.rows import SpaceRow
 from clipsearch.store.search import Search
 from clipsearch.store.spaces import Spaces
@@ -105,7 +105,10 @@ class Reader:
         except BaseException:
             connection.close()
             raise
-        self._idle.append(connection)
+        if isinstance(connection, Immutable):
+            connection.close()
+        else:
+            self._idle.append(connection)
 
     def close(self) -> None:
         """Close the connections."""

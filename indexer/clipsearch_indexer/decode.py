@@ -15,6 +15,7 @@ Shared memory takes a tenth of that, but needs slots, a protocol for them and a 
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -49,6 +50,7 @@ __all__ = [
 ]
 
 _START_SECONDS = 120.0  # for a worker to import what it needs, on a cold disk
+_SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
 _START_ATTEMPTS = 3  # failures in a row before the pool gives up
 
 # Not multiprocessing.Process: it would import the caller's main module into each worker, need the guard
@@ -126,6 +128,8 @@ class DecodePool:
     to_pixels: picklable and importable without torch; runs in the workers.
     cover: the edge of the model's input in pixels, see `clipsearch.images.decode`.
     follow_symlinks: also read files that are symbolic links.
+
+    Raises ImageError if the system has no room for it.
     """
 
     def __init__(
@@ -148,7 +152,10 @@ class DecodePool:
         self._runs = itertools.count(1)
         self._run = 0  # results of any other run are stale; 0: none
         self._stopping = False
-        self._alarm, self._bell = Pipe(duplex=False)
+        try:
+            self._alarm, self._bell = Pipe(duplex=False)
+        except OSError as error:
+            raise _no_room(error) from error
         self._pump_thread = threading.Thread(target=self._pump, name="decode-pump", daemon=True)
 
     def __enter__(self) -> DecodePool:
@@ -242,7 +249,7 @@ class DecodePool:
             if worker is None:
                 wanted = min(len(queue), self._size - len(busy))
                 starting = len(self._workers) - len(busy)
-                self._workers += [_Worker(self._setup) for _ in range(wanted - starting)]
+                self._start(wanted - starting)
                 return
             try:
                 task = queue.popleft()
@@ -250,6 +257,17 @@ class DecodePool:
                 return
             if task.run == self._run:
                 self._give(worker, task)
+
+    def _start(self, count: int) -> None:
+        """Start that many workers, or as many as the system has room for: a run is slower with fewer."""
+        for _ in range(count):
+            try:
+                self._workers.append(_Worker(self._setup))
+            except OSError as error:
+                if not self._workers:
+                    raise _no_room(error) from error
+                self._size = len(self._workers)
+                return
 
     def _give(self, worker: _Worker, task: _Task) -> None:
         try:
@@ -316,6 +334,11 @@ class DecodePool:
             if worker.deadline is not None and now >= worker.deadline:
                 worker.deadline = None
                 worker.kill()
+
+
+def _no_room(error: OSError) -> ImageError:
+    hint = " End other programs, or allow more with `ulimit`." if error.errno in _SCARCE else ""
+    return ImageError(f"The image decoders cannot be started ({error.strerror}).{hint}")
 
 
 def _crash_reason(status: int) -> str:

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -112,3 +115,12 @@ def test_weights_that_are_no_numbers_are_refused(name: str, value: float) -> Non
     model.state_dict()[tensor].view(-1)[5] = value
     with pytest.raises(ValueError, match="not numbers"):
         ImageTower(model.config, arrays(model), Preprocess(VISION[name].image_size))
+
+
+def test_the_runtime_keeps_no_record_of_its_use_and_tells_nobody(tmp_path):
+    """Left to itself it opens a store of events, which it sends away, in the home folder when imported."""
+    told = ("HOME", "XDG_", "ORT_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(told)}
+    program = "from clipsearch.image_tower import _silent_runtime; _silent_runtime()"
+    subprocess.run([sys.executable, "-c", program], env={**environment, "HOME": str(tmp_path)}, check=True)
+    assert list(tmp_path.rglob("*")) == []

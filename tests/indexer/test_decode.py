@@ -1,5 +1,6 @@
 # ruff: noqa: PTH104, PTH116, PTH211
 # The paths under test are bytes, which pathlib cannot hold.
+import errno
 import hashlib
 import importlib
 import os
@@ -19,6 +20,7 @@ from PIL import Image
 from clipsearch.errors import ImageError
 from clipsearch.files import ImageFileError, read_file
 from clipsearch.images import decode
+from clipsearch_indexer import decode as decoding
 from clipsearch_indexer import worker
 from clipsearch_indexer.decode import (
     Decoded,
@@ -383,3 +385,33 @@ def test_bombs_odd_names_and_special_files(oddities: Path, hooks: Any) -> None:
     assert not skipped & set(results)
     assert skipped - left <= {"fs/directory.jpg"}  # which is entered
     assert not [(name, r) for name, r in results.items() if unlike(manifest.get(name, "either"), r)]
+
+
+def test_with_room_for_one_decoder_it_goes_on_with_one(
+    hooks: Any, hook: Any, photo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = decoding._Worker
+    started: list[Any] = []
+
+    def limited(setup: bytes) -> Any:
+        if started:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        started.append(start(setup))
+        return started[0]
+
+    monkeypatch.setattr(decoding, "_Worker", limited)
+    with DecodePool(4, hook, None) as pool:
+        assert [kind(result) for result in run(pool, [photo(0) for _ in range(8)])] == ["Decoded"] * 8
+    assert len(started) == 1
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EAGAIN])
+def test_without_room_for_any_it_says_so(
+    hook: Any, photo: Any, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def full(_setup: bytes) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(decoding, "_Worker", full)
+    with DecodePool(4, hook, None) as pool, pytest.raises(ImageError, match=os.strerror(number)):
+        run(pool, [photo(0)])

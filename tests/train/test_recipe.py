@@ -97,3 +97,10 @@ def test_a_missing_or_binary_file_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="not valid TOML"):
         load_recipe(tmp_path / "binary.toml")
+
+
+def test_a_model_beyond_all_machines_is_refused(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("[model]\nembed_dim = 10000000000\n")
+    with pytest.raises(UsageError, match="parameters, which is too large"):
+        load_recipe(recipe)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import shutil
 import socket
+import struct
+import zlib
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -18,6 +22,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.testclient import TestClient
 
+from clipsearch.errors import ImageError
+from clipsearch.patience import PatientProtocol
 from clipsearch_ui import front, server, state, streamlit_start
 
 pytestmark = pytest.mark.usefixtures("fresh_shelf")
@@ -120,6 +126,38 @@ def test_an_uploaded_picture(client: TestClient, photos: Path) -> None:
     assert client.get("/pictures/0123456789abcdef.webp").status_code == 404
 
 
+def _png_of(width: int, height: int) -> bytes:
+    """A PNG that says it is that large and holds next to nothing."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (_png_of(60000, 60000), "too many pixels"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+        (bytes(state.UPLOAD_LIMIT + 1), "too large"),
+    ],
+)
+def test_a_bomb_or_a_wrong_type_is_a_sentence_and_not_kept(
+    client: TestClient, data: bytes, reason: str
+) -> None:
+    with pytest.raises(ImageError, match=reason):
+        state.shelf().take_picture(data)
+    name = hashlib.blake2b(data, digest_size=8).hexdigest()
+    assert client.get(f"/pictures/{name}.webp").status_code == 404
+
+
 def test_the_page_names_the_scripts_it_will_need_and_brings_its_shortcuts(client: TestClient) -> None:
     for name in server.PAGES:
         reply = client.get(f"/{name}")
@@ -154,6 +192,18 @@ def test_answers_are_sent_at_once() -> None:
         listener.setblocking(True)
         with listener.accept()[0] as accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_connections_that_nobody_uses_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    from streamlit.web.server.starlette import starlette_server
+
+    settings = starlette_server._get_uvicorn_config_kwargs
+    monkeypatch.setattr(starlette_server, "_get_uvicorn_config_kwargs", settings)  # for afterwards
+    monkeypatch.setattr(streamlit_start, "tell_of_too_many_files_once", lambda: None)
+    streamlit_start.end_waits()
+    config = uvicorn.Config(server.build(), **starlette_server._get_uvicorn_config_kwargs())
+    config.load()
+    assert config.http_protocol_class is PatientProtocol
 
 
 def test_what_is_hastened_is_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -267,9 +267,17 @@ def _check_model(config: ClipConfig, where: str) -> None:
             raise UsageError(f"{where}: model: vision: {attended} must be a multiple of head_width.")
     try:
         with torch.device("meta"):
-            Clip(config)
+            count = sum(parameter.numel() for parameter in Clip(config).parameters())
     except (RuntimeError, ValueError, IndexError, ZeroDivisionError) as error:
         raise UsageError(f"{where}: model: these sizes do not make a model: {error}.") from error
+    if count > _MOST_PARAMETERS:
+        raise UsageError(
+            f"{where}: model: these sizes make a model of {count:,} parameters, which is too large."
+        )
+
+
+_MOST_PARAMETERS = 20_000_000_000
+"""Several times the largest CLIP there is."""
 
 
 def _build(kind: Any, values: Any, where: str) -> Any:

@@ -24,7 +24,7 @@ from starlette.routing import Route
 from clipsearch.config import default_library
 from clipsearch.errors import ClipsearchError, ServerError
 from clipsearch_ui.front import Scripts, first_page
-from clipsearch_ui.streamlit_start import hasten
+from clipsearch_ui.streamlit_start import end_waits, hasten
 
 SCRIPT = Path(__file__).with_name("app.py")
 PAGES = ("", "timeline", "map", "themes", "duplicates", "library")
@@ -133,4 +133,5 @@ def serve(port: int | None = None, *, browser: bool = True) -> None:
         _check_free(port)
         settings["server.port"] = port
     hasten()
+    end_waits()
     build().run(config=settings)

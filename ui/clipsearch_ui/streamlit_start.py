@@ -1,4 +1,4 @@
-"""What Streamlit does at its start that this page is better without.
+"""What Streamlit does at its start that this page is better without, and what it leaves out.
 
 None of it has a setting. Each change looks first whether the thing is still there, so another version of
 Streamlit starts more slowly, and not otherwise.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from typing import Any
+
+from clipsearch.patience import PatientProtocol, tell_of_too_many_files_once
 
 
 def hasten() -> None:
@@ -22,6 +24,17 @@ def hasten() -> None:
     # It searches the stack and its sources for a prompt, to warn of one.
     _replace(delta_generator, "_maybe_print_use_warning", lambda _warn: lambda: None)
     _replace(starlette_server, "_bind_socket", undelayed)
+
+
+def end_waits() -> None:
+    """Let connections end that nobody uses, which Streamlit's server keeps for ever; before it is made."""
+    from streamlit.web.server.starlette import starlette_server
+
+    def patient(settings: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+        return lambda: {**settings(), "http": PatientProtocol}
+
+    _replace(starlette_server, "_get_uvicorn_config_kwargs", patient)
+    tell_of_too_many_files_once()
 
 
 def undelayed(bind: Callable[..., socket.socket]) -> Callable[..., socket.socket]:

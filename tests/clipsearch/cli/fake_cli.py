@@ -1,7 +1,8 @@
 """The command line with the encoder of `fakes` in the place of a model, so that it starts without torch.
 
 With FAKE_PAUSE, the seconds that a batch takes, it says `embedded` on standard error before each; FAKE_COMMIT
-are the seconds between commits. `--serve` does the commands that come on standard input, decoding by itself.
+are the seconds between commits, FAKE_PATIENCE those for which a server waits for a client. `--serve` does
+the commands that come on standard input, decoding by itself.
 """
 
 import json
@@ -65,4 +66,8 @@ if __name__ == "__main__":
     sys.modules["clipsearch.encoder"] = stand_in
     if sys.argv[1:] != ["--serve"] or serve():
         indexer_run.COMMIT_SECONDS = float(os.environ.get("FAKE_COMMIT", "5"))
+        if "FAKE_PATIENCE" in os.environ:
+            from clipsearch import patience
+
+            patience.SECONDS = dict.fromkeys(patience.SECONDS, float(os.environ["FAKE_PATIENCE"]))
         run()

@@ -3,12 +3,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fakes
 import pytest
+
+from clipsearch.cli import main
+
+FAKE_CLI = Path(__file__).with_name("fake_cli.py")
 
 
 def test_no_library_yet(commands):
     for command in (["query", "red"], ["similar", "x.png"], ["status"], ["prune"], ["check"], ["compact"]):
         assert "clipsearch index DIR" in commands.error(*command, code=4)
+    assert not commands.library.exists()
+
+
+def test_an_empty_name_is_not_the_working_directory(commands):
+    assert "`.` is this folder" in commands.error("index", "", code=2)
     assert not commands.library.exists()
 
 
@@ -130,3 +140,47 @@ def test_a_pull_without_network(real):
     assert "neither a known model nor" in real("models", "pull", "nonsense", code=2).stderr
     assert "models pull ViT-B-32" in real.error("models", "info", "vit-b-32", code=11)
     assert "There is no model or folder" in real.error("models", "info", "nonsense", code=11)
+
+
+LIMITED = 'ulimit -n "$1"; shift; exec "$@"'
+
+
+@pytest.mark.parametrize("files", [5, 9])
+def test_too_few_open_files_are_a_sentence_and_cost_nothing(library, files):
+    limited = library.by("sh", "-c", LIMITED, "sh", str(files), sys.executable, FAKE_CLI)
+    fakes.write(library.cwd / "photos/another.png", (9, 9, 200))
+    assert "oo many files are open" in limited.error("index", code=9)
+    library("check", "--deep")
+    assert library("index").stderr.startswith("1 new photo")
+
+
+def test_a_full_disk_is_searched_and_told_as_such(library):
+    full = library.by("sh", "-c", 'ulimit -f 0; exec "$@"', "sh", sys.executable, "-B", FAKE_CLI)
+    assert full("query", "red", "-n", "1").stdout == "1.000\tphotos/red.png\n"
+    assert "takes no more bytes" in full.error("index", code=9)
+    library("check", "--deep")
+
+
+@pytest.mark.parametrize(
+    ("redirected", "words", "code", "said"),
+    [
+        ("2>/dev/full", ["index"], 0, ""),
+        ("2>/dev/full", ["query", "--bogus"], 2, ""),
+        (">/dev/full", ["--version"], 9, "cannot be written"),
+        (">/dev/full", ["--help"], 9, "cannot be written"),
+    ],
+)
+def test_streams_that_take_nothing_stop_no_work(library, redirected, words, code, said):
+    program = ["sh", "-c", f'exec "$@" {redirected}', "sh", sys.executable, FAKE_CLI]
+    done = library.by(*program)(*words, code=code)
+    assert (said in done.stderr, done.stderr.count("\n")) == (True, 1 if said else 0)
+
+
+def test_an_ordinary_defect_is_not_called_too_many_files(monkeypatch):
+    def broken():
+        raise FileNotFoundError(2, "No such file or directory", "x")
+
+    monkeypatch.setattr(main, "app", broken)
+    monkeypatch.setattr(main, "_end_in_order", lambda: None)
+    with pytest.raises(FileNotFoundError):
+        main.run()

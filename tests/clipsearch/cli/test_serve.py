@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -79,10 +79,11 @@ def serving(process, cache, library):
 
 
 @contextmanager
-def started(library):
+def started(library, cache="cache", **extra):
     """A server of the library, with the fake model."""
-    cache = library.cwd / "cache"
-    with serving(library.start("serve", CLIPSEARCH_CACHE=str(cache)), cache, library.library) as server:
+    cache = library.cwd / cache
+    process = library.start("serve", CLIPSEARCH_CACHE=str(cache), **extra)
+    with serving(process, cache, library.library) as server:
         yield server
 
 
@@ -292,6 +293,16 @@ def test_noise_on_the_line_ends_the_line_alone(served):
         with closing(socket.create_connection(("127.0.0.1", served.port), timeout=10)) as line:
             line.sendall(noise.randbytes(200) + b"\r\n\r\n")
     assert served.get("/health") == {"status": "ok"}
+
+
+def test_clients_that_do_nothing_shut_nobody_out_for_long(library):
+    with started(library, "other", FAKE_PATIENCE="0.5") as served, ExitStack() as idle:
+        for _ in range(70):
+            idle.enter_context(socket.create_connection(("127.0.0.1", served.port)))
+        deadline = time.monotonic() + 30
+        while served.ask("GET", "/health")[0] != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_many_at_once_get_what_each_gets_alone(served, photos):

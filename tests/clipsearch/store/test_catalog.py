@@ -1,4 +1,6 @@
+import resource
 import sqlite3
+from contextlib import contextmanager
 
 import pytest
 
@@ -6,6 +8,7 @@ from clipsearch.errors import LibraryDamaged, LibraryLocked, StorageError
 from clipsearch.store import NewFailure
 from clipsearch.store import connect as connect_module
 from clipsearch.store.catalog import Store
+from clipsearch.store.reader import Reader
 
 
 def test_a_change_is_kept_whole_with_the_next_generation(store):
@@ -101,6 +104,34 @@ def test_a_full_disk_rolls_back_and_keeps_the_rows(store):
         assert [root.path for root in catalog.roots.all()] == [b"/kept"]
         assert catalog.generation() == 1
         assert catalog.integrity() == []
+
+
+@contextmanager
+def no_room():
+    """No file takes a byte, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("kind", [Store, Reader])
+def test_a_full_disk_is_read_and_what_is_written_when_there_is_room_is_seen(tmp_path, kind):
+    path = tmp_path / "catalog.db"
+    Store(path, "create").close()  # which takes SQLite's shared memory with it
+    with no_room(), pytest.raises(StorageError, match="takes no more bytes"):
+        Store(path, "write")
+    with no_room():
+        catalog = kind(path)
+        with catalog.reading() as reading:
+            assert reading.generation() == 0
+    with Store(path, "write") as store, store.writing() as writing:
+        writing.roots.add(b"/new", None)
+    with catalog.reading() as reading:
+        assert reading.generation() == 1
+    catalog.close()
 
 
 def test_another_program_that_writes_is_named_as_such(store, monkeypatch):
