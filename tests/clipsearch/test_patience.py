@@ -20,7 +20,7 @@ LARGE = 64 << 20  # more than the buffers of a socket hold
 async def application(scope, receive, send):
     body = b"short"
     if scope["path"] == "/body":
-        while (await receive())["more_body"]:
+        while (await receive()).get("more_body"):  # or the client has gone
             pass
     elif scope["path"] == "/work":
         await asyncio.sleep(1.5)
