@@ -23,7 +23,7 @@ from PIL import Image
 from clipsearch import images
 from clipsearch.preprocess import Preprocess
 
-MARGINS = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
+MARGINS = (1.0, 1.25, 1.4, 1.5, 2.0, 3.0)
 Pixels = npt.NDArray[np.uint8]
 
 
