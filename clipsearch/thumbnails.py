@@ -24,6 +24,7 @@ from PIL import Image
 from clipsearch import durable
 from clipsearch.decode_lane import DecodeLane
 from clipsearch.errors import ImageError, StorageError
+from clipsearch.images import DCT_MARGIN
 from clipsearch_indexer.decode import Decoded, default_workers
 
 Kind = Literal["grid", "preview"]
@@ -45,8 +46,8 @@ class Fit:
 
 BOXES: dict[Kind, Fit] = {"grid": Fit(720, 400), "preview": Fit(1600, 1600)}
 _QUALITY: dict[Kind, int] = {"grid": 78, "preview": 84}
-# A JPEG is decoded at the smallest scale whose short side still is twice this.
-_COVER: dict[Kind, int] = {"grid": 200, "preview": 600}
+# A JPEG is decoded at the smallest scale whose short side still is this.
+_SHORT_SIDE: dict[Kind, int] = {"grid": 400, "preview": 1200}
 _MEMORY = 48 << 20
 
 
@@ -135,7 +136,7 @@ class Decoders:
         with self._lock:
             if kind not in self._lanes:
                 workers = self._workers if kind == "grid" else 1
-                self._lanes[kind] = DecodeLane(workers, BOXES[kind], _COVER[kind])
+                self._lanes[kind] = DecodeLane(workers, BOXES[kind], round(_SHORT_SIDE[kind] / DCT_MARGIN))
             return self._lanes[kind]
 
     def close(self) -> None:
