@@ -3,7 +3,8 @@
     python -m benchmarks.model_rows FOLDER SHARD… [--model mini]
 
 The photos of webdataset shards are embedded. Queries are 600 random ones, which are kept out of the rows, and
-what is said of 600 others. `index_peers FOLDER --rows N --dim D` with the numbers that are printed does the rest.
+what is said of 600 others. `index_peers FOLDER --rows N --dim D`, with the numbers that are printed, does the
+rest.
 """
 
 from __future__ import annotations
