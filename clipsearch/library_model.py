@@ -41,13 +41,17 @@ class Deferred:
 
 
 class LibraryModel:
-    """What is loaded of the model that made a library; `device` is a torch device, None the best there is."""
+    """What is loaded of the model that made a library; `device` is a torch device, None the best there is.
 
-    def __init__(self, device: str | None, encoder: Encoder | None) -> None:
+    `resident`: what embeds texts is made ready for many of them, one after another.
+    """
+
+    def __init__(self, device: str | None, encoder: Encoder | None, *, resident: bool = False) -> None:
         self.device = device
         self.loaded = encoder
         """The whole model, as soon as there is one."""
         self._given = encoder
+        self._resident = resident
         self._words: TextEncoder | None = None
         self._words_of = ""  # the fingerprint that `_words` was looked for with
 
@@ -125,7 +129,7 @@ class LibraryModel:
 
         for name in (space.model_source, space.model_name):
             with suppress(ModelNotFound, ModelInvalid):  # loading the whole model says what is wrong
-                found = load_text_encoder(name, space.fingerprint)
+                found = load_text_encoder(name, space.fingerprint, resident=self._resident)
                 if found is not None:
                     return found
         return None

@@ -1,9 +1,9 @@
-"""Image towers as ONNX graphs, built from the tensors of a model without torch.
+"""Towers as ONNX graphs, built from the tensors of a model without torch.
 
 ::
 
-    sizes and tensors ──► vit | resnet | mobilenet ──► parts ──► onnx_file ──► a model of a few kilobytes
-                                                                               and the arrays it refers to
+    sizes and tensors ──► vit | resnet | mobilenet | text ──► parts ──► onnx_file ──► a model of a few
+                                                            kilobytes and the arrays it refers to
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from clipsearch.graphs.mobilenet import trunk_tower
-from clipsearch.graphs.onnx_file import FLOAT, UINT8, Floats, Graph
+from clipsearch.graphs.onnx_file import FLOAT, UINT8, Floats, Graph, Value
 from clipsearch.graphs.parts import Parts
 from clipsearch.graphs.resnet import modified_resnet
+from clipsearch.graphs.text import causal_transformer
 from clipsearch.graphs.vit import vision_transformer
 from clipsearch.preprocess import Preprocess
 from clipsearch.sizes import ClipConfig
 
-__all__ = ["image_graph"]
+__all__ = ["image_graph", "text_graph"]
 
 
 def image_graph(
@@ -40,5 +41,29 @@ def image_graph(
     else:
         features = vision_transformer(parts, x, vision, quick_gelu=config.quick_gelu)
     size = vision.image_size
-    kind, shape = (FLOAT, (3, size, size)) if preprocess is None else (UINT8, (size, size, 3))
-    return graph.model(kind, shape, features, config.embed_dim), graph.weights
+    kind, shape = (FLOAT, ("n", 3, size, size)) if preprocess is None else (UINT8, ("n", size, size, 3))
+    inputs, outputs = [Value("input", kind, shape)], [Value(features, FLOAT, ("n", config.embed_dim))]
+    return graph.model(inputs, outputs), graph.weights
+
+
+def text_graph(config: ClipConfig, tensors: Mapping[str, Floats]) -> tuple[bytes, dict[str, Floats]]:
+    """The text tower of a model for one text, as an ONNX model, and the weights to hand over, by name.
+
+    `tensors` are float32, under OpenAI's names. Its `input` is float32 (n, D), the embedded tokens of a text
+    behind those that `past` tells of: float32 (2 × blocks, heads, p, D / heads), each block's keys and values
+    of them. It gives float32 (1, embed_dim), not of unit length, of the last token, and the `past` of all.
+    """
+    graph, text = Graph(), config.text
+    features, present = causal_transformer(
+        Parts(graph, tensors), "input", "past", text, quick_gelu=config.quick_gelu
+    )
+    seen = 2 * text.layers, text.heads
+    inputs = [
+        Value("input", FLOAT, ("n", text.width)),
+        Value("past", FLOAT, (*seen, "p", text.width // text.heads)),
+    ]
+    outputs = [
+        Value(features, FLOAT, (1, config.embed_dim)),
+        Value(present, FLOAT, (*seen, "t", text.width // text.heads)),
+    ]
+    return graph.model(inputs, outputs), graph.weights

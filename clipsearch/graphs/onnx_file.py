@@ -1,4 +1,4 @@
-"""ONNX models as bytes: the few messages of the format that an image tower needs.
+"""ONNX models as bytes: the few messages of the format that a tower needs.
 
 The `onnx` package would do it too, at 30 MB installed and 0.3 s of every start. The format is protocol
 buffers (https://protobuf.dev/programming-guides/encoding); the numbers of its fields are those of
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,15 @@ _ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_STRING, _ATTRIBUTE_INTS = (
     3,
     7,
 )  # AttributeProto.AttributeType
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a model takes or gives: of which type, and its sizes, those that may vary by a name."""
+
+    name: str
+    kind: int
+    shape: Sequence[int | str]
 
 
 class Graph:
@@ -81,8 +91,8 @@ class Graph:
         )
         return names
 
-    def model(self, kind: int, shape: Sequence[int], output: str, width: int) -> bytes:
-        """The model, from `input` of type `kind` and (n, *shape) to `output` (n, width)."""
+    def model(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> bytes:
+        """The model, from what it takes to what it gives."""
         outside = (
             _tensor(name, FLOAT, array.shape)
             + _bytes(13, _text(1, "location") + _text(2, "memory"))
@@ -91,10 +101,10 @@ class Graph:
         )
         graph = (
             b"".join(_bytes(1, node) for node in self._nodes)
-            + _text(2, "image tower")
+            + _text(2, "tower")
             + b"".join(_bytes(5, tensor) for tensor in (*self._constants, *outside))
-            + _bytes(11, _value("input", kind, shape))
-            + _bytes(12, _value(output, FLOAT, (width,)))
+            + b"".join(_bytes(11, _value(value)) for value in inputs)
+            + b"".join(_bytes(12, _value(value)) for value in outputs)
         )
         return (
             _number(1, IR_VERSION)
@@ -124,10 +134,11 @@ def _tensor(name: str, kind: int, shape: Sequence[int]) -> bytes:
     return b"".join(_number(1, size) for size in shape) + _number(2, kind) + _text(8, name)
 
 
-def _value(name: str, kind: int, shape: Sequence[int]) -> bytes:
-    """What the model takes or gives, with any number of rows."""
-    sizes = _bytes(1, _text(2, "n")) + b"".join(_bytes(1, _number(1, size)) for size in shape)
-    return _text(1, name) + _bytes(2, _bytes(1, _number(1, kind) + _bytes(2, sizes)))
+def _value(value: Value) -> bytes:
+    sizes = b"".join(
+        _bytes(1, _text(2, size) if isinstance(size, str) else _number(1, size)) for size in value.shape
+    )
+    return _text(1, value.name) + _bytes(2, _bytes(1, _number(1, value.kind) + _bytes(2, sizes)))
 
 
 def _key(field: int, kind: int) -> bytes:

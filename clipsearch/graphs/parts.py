@@ -1,4 +1,4 @@
-"""What image towers are made of, as parts of a graph."""
+"""What towers are made of, as parts of a graph."""
 
 from __future__ import annotations
 
@@ -87,7 +87,27 @@ class Parts:
         """Queries (N, L, D), keys and values (N, M, D) -> (N, L, D)."""
         return self.graph.node("MultiHeadAttention", q, k, v, domain=MICROSOFT, num_heads=heads)
 
-    def quick_gelu(self, x: str) -> str:
+    def causal_attention(
+        self, q: str, k: str, v: str, past: tuple[str, str], heads: int
+    ) -> tuple[str, str, str]:
+        """Queries, keys and values (1, L, D) behind `past` keys and values (1, H, p, d).
+
+        -> (1, L, D), where none sees a later token, and the keys and values of all, (1, H, p + L, d).
+        """
+        out, keys, values = self.graph.nodes(
+            "MultiHeadAttention", q, k, v, "", "", "", *past, outputs=3, domain=MICROSOFT, num_heads=heads,
+            unidirectional=1,
+        )  # fmt: skip
+        return out, keys, values
+
+    def mlp(self, x: str, name: str, *, quick_gelu: bool) -> str:
+        """(n, D) -> (n, D): a block's second half, with its layer norm."""
+        inside = self.layer_norm(x, f"{name}.ln_2")
+        inside = self.linear(inside, f"{name}.mlp.c_fc.weight", f"{name}.mlp.c_fc.bias")
+        inside = self._quick_gelu(inside) if quick_gelu else self.graph.node("Gelu", inside)
+        return self.linear(inside, f"{name}.mlp.c_proj.weight", f"{name}.mlp.c_proj.bias")
+
+    def _quick_gelu(self, x: str) -> str:
         """x sigmoid(1.702 x)."""
         return self.graph.node("QuickGelu", x, domain=MICROSOFT, alpha=1.702)
 
@@ -96,6 +116,11 @@ class Parts:
         x = self.reshape(x, -1, length, width)
         g = self.graph
         return self.reshape(g.node("Slice", x, g.ints(0), g.ints(1), g.ints(1)), -1, width)
+
+    def last_row(self, x: str) -> str:
+        """(n, D) -> (1, D)."""
+        g = self.graph
+        return g.node("Slice", x, g.ints(-1), g.ints(1 << 62), g.ints(0))
 
     def reshape(self, x: str, *shape: int) -> str:
         """The same numbers in another shape; one size may be -1."""

@@ -29,7 +29,7 @@ def vision_transformer(parts: Parts, x: str, config: VisionConfig, *, quick_gelu
             x = parts.first_tokens(x, length, width)
         out = parts.linear(attended, f"{name}.attn.out_proj.weight", f"{name}.attn.out_proj.bias")
         x = parts.graph.node("Add", x, out)
-        x = parts.graph.node("Add", x, _mlp(parts, x, name, quick_gelu))
+        x = parts.graph.node("Add", x, parts.mlp(x, name, quick_gelu=quick_gelu))
     x = parts.layer_norm(x, "visual.ln_post")
     proj = parts.graph.weight("visual.proj", parts.tensor("visual.proj"))
     return parts.graph.node("MatMul", x, proj)
@@ -66,11 +66,3 @@ def _class_attends(parts: Parts, x: str, name: str, length: int, width: int, hea
     kv = parts.reshape(parts.rows_of_linear(x, name, slice(width, 3 * width)), -1, length, 2 * width)
     k, v = parts.graph.nodes("Split", kv, outputs=2, axis=-1, num_outputs=2)
     return parts.reshape(parts.attention(parts.reshape(q, -1, 1, width), k, v, heads), -1, width)
-
-
-def _mlp(parts: Parts, x: str, name: str, quick_gelu: bool) -> str:
-    inside = parts.linear(
-        parts.layer_norm(x, f"{name}.ln_2"), f"{name}.mlp.c_fc.weight", f"{name}.mlp.c_fc.bias"
-    )
-    inside = parts.quick_gelu(inside) if quick_gelu else parts.graph.node("Gelu", inside)
-    return parts.linear(inside, f"{name}.mlp.c_proj.weight", f"{name}.mlp.c_proj.bias")

@@ -93,7 +93,7 @@ class Service:
     def _current(self) -> tuple[Library, Thumbnails]:
         with self._opening:
             if self._opened is None or self._opened[0].is_replaced:
-                library = Library.open(self._path)
+                library = Library.open(self._path, resident=True)
                 # The one before is left to whoever still reads it.
                 self._opened = library, Thumbnails(library.thumbs)
             return self._opened

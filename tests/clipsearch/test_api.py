@@ -4,6 +4,7 @@ import math
 import os
 import sys
 import types
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from clipsearch.errors import (
     ModelNotFound,
     UsageError,
 )
+from clipsearch.server.service import Service
+from clipsearch_ui.state import Shelf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 fakes = importlib.import_module("fakes")
@@ -86,6 +89,29 @@ def test_arithmetic_is_the_sum_of_unit_vectors(library, photos):
     written = f'red + 0.5:"{photos / "blue.png"}" - 2:green'
     again = {Path(hit.path).stem: hit.score for hit in library.search(written)}
     assert again == pytest.approx(scores, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("opened", "stays"),
+    [
+        (Library.open, False),
+        (partial(Library.open, resident=True), True),
+        (lambda path: Service(path).library, True),
+        (lambda path: Shelf().open(path).library, True),
+    ],
+    ids=["library", "resident library", "server", "page"],
+)
+def test_programs_that_stay_embed_texts_the_quicker_way(library, monkeypatch, opened, stays):
+    asked = []
+
+    def load(*_model, resident):
+        asked.append(resident)
+        raise ModelNotFound("as the model of these tests is nowhere")
+
+    monkeypatch.setattr("clipsearch.text_encoder.load_text_encoder", load)
+    with pytest.raises(ModelNotFound):
+        opened(library.path).encode_text(["red"])
+    assert set(asked) == {stays}
 
 
 def test_pages_and_filters(library, photos):

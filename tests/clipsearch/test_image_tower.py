@@ -121,6 +121,6 @@ def test_the_runtime_keeps_no_record_of_its_use_and_tells_nobody(tmp_path):
     """Left to itself it opens a store of events, which it sends away, in the home folder when imported."""
     told = ("HOME", "XDG_", "ORT_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(told)}
-    program = "from clipsearch.image_tower import _silent_runtime; _silent_runtime()"
+    program = "from clipsearch.runtime import _silent_runtime; _silent_runtime()"
     subprocess.run([sys.executable, "-c", program], env={**environment, "HOME": str(tmp_path)}, check=True)
     assert list(tmp_path.rglob("*")) == []

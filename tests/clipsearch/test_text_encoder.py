@@ -7,10 +7,12 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from clipsearch import encoder as encoders
-from clipsearch import load_model, torch_towers
+from clipsearch import load_model, resident_text, torch_towers
 from clipsearch.errors import ModelInvalid, ModelNotFound, UsageError
+from clipsearch.mapped_model import map_model
 from clipsearch.model import Clip, ClipConfig, TextConfig, VisionConfig
 from clipsearch.preprocess import Preprocess
+from clipsearch.resident_text import ResidentTextTower
 from clipsearch.text_encoder import TextEncoder, load_text_encoder
 from clipsearch.tokenizer import ClipTokenizer
 from clipsearch.weights import OPEN_CLIP_WEIGHTS, save_folder
@@ -54,6 +56,28 @@ def test_rows_are_those_of_the_whole_model(folder: Path) -> None:
     assert np.abs(np.linalg.norm(rows, axis=1) - 1).max() <= 1e-6
     assert np.abs(rows - whole.encode_text(TEXTS)).max() <= 1e-5
     assert light.encode_text([]).shape == (0, 16)
+
+
+def test_rows_are_the_same_for_a_program_that_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = load_model(folder)
+    monkeypatch.setattr(resident_text, "worth_it", lambda _: True)
+    resident = load_text_encoder(folder, whole.fingerprint, resident=True)
+    assert resident is not None
+    assert isinstance(resident._tower, ResidentTextTower)
+    assert np.abs(resident.encode_text(TEXTS) - whole.encode_text(TEXTS)).max() <= 1e-5
+    assert resident.encode_text([]).shape == (0, 16)
+
+
+def test_damaged_weights_are_refused_by_a_program_that_stays(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = load_file(folder / OPEN_CLIP_WEIGHTS)
+    weights["transformer.resblocks.1.mlp.c_fc.bias"][3] = torch.nan
+    save_file(weights, folder / OPEN_CLIP_WEIGHTS)
+    fingerprint = map_model(folder).fingerprint  # type: ignore[union-attr]
+    monkeypatch.setattr(resident_text, "worth_it", lambda _: True)
+    with pytest.raises(ModelInvalid, match=r"c_fc\.bias holds values that are not numbers"):
+        load_text_encoder(folder, fingerprint, resident=True)
 
 
 def test_the_bundled_model() -> None:

@@ -159,7 +159,8 @@ class Shelf:
         with self._lock:
             if key not in self._opened or self._opened[key].library.is_replaced:
                 # The one before, that `restore` put aside, is left to whoever still reads it.
-                self._opened[key] = Opened(key, Library.open(place, create=create), self.decoders)
+                library = Library.open(place, create=create, resident=True)
+                self._opened[key] = Opened(key, library, self.decoders)
             return self._opened[key]
 
     def opened(self, key: str) -> Opened | None:
