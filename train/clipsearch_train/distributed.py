@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ from clipsearch_train.compute import pick_device
 
 # The others wait this long while the first process evaluates or asks the teachers.
 _PATIENCE = timedelta(hours=6)
+_LETTING_GO = 0.5
+"""Seconds. Once all have heard of the last operation, a thread of gloo's may still hold its tensors. If it lets go
+of them while the interpreter ends, the process is aborted (pytorch/pytorch#179291); destroying the group does not
+wait for its threads."""
 
 
 def asked_processes() -> int:
@@ -77,6 +82,7 @@ class World:
         """Part from the other processes."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
+            time.sleep(_LETTING_GO)
 
     def part(self, count: int) -> slice:
         """Which of `count` places of the whole batch are this process's."""
