@@ -120,6 +120,36 @@ def test_a_deleted_file_is_not_found_but_its_thumbnail_stays(
     assert client.get(f"/photos/{key}/1/file").status_code == 404
 
 
+def test_what_has_taken_the_place_of_a_photo_is_not_handed_out(
+    client: TestClient, tmp_path: Path, photos: Path
+) -> None:
+    from tests.ui.conftest import build_library
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    photo = Path(shutil.copy(photos / "travel" / "red-00.jpg", folder))
+    secret = tmp_path / "secret"
+    secret.write_text("a secret")
+    key = state.shelf().open(build_library(tmp_path / "library", folder)).key
+    whole = photo.read_bytes()
+    assert client.get(f"/photos/{key}/1/file").content == whole
+    photo.unlink()
+    photo.symlink_to(secret)
+    for kind in ("file", "grid.webp", "preview.webp"):
+        assert client.get(f"/photos/{key}/1/{kind}").status_code == 404
+    photo.unlink()
+    photo.write_bytes(whole)
+    assert client.get(f"/photos/{key}/1/file").content == whole
+
+
+def test_an_uploaded_picture_is_decoded_in_another_process(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "open", None)  # nobody decodes here
+    data = (photos / "travel" / "red-00.jpg").read_bytes()
+    assert state.shelf().take_picture(data).startswith("picture:")
+
+
 def test_an_uploaded_picture(client: TestClient, photos: Path) -> None:
     name = state.shelf().take_picture((photos / "travel" / "red-00.jpg").read_bytes())
     assert client.get(f"/pictures/{name.removeprefix('picture:')}.webp").status_code == 200
