@@ -130,7 +130,7 @@ def read_only(library):
 
 @pytest.mark.parametrize("copied", [False, True])
 def test_a_read_only_library_answers_and_says_why_it_is_not_written(read_only, copied):
-    """One that was used there, and one that was copied to such a disk, without what SQLite leaves beside it."""
+    """One that was used there, and one copied to such a disk, without what SQLite leaves beside it."""
     if copied:
         for left in read_only.library.glob("catalog.db-*"):
             left.unlink()
