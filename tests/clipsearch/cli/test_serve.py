@@ -249,7 +249,8 @@ def hostile_bodies():
         {"text": "a", "weight": 10**400}, {"text": "a", "image": ""}, {"text": "a", "path": "/"},
     ):  # fmt: skip
         yield json.dumps({"terms": [term]}).encode(), 400
-    yield json.dumps({"terms": [{"text": "red"}] * 101}).encode(), 400
+    for terms in ([{"text": "red"}] * 101, [{"text": "red " * 20_000}] * 2):
+        yield json.dumps({"terms": terms}).encode(), 400
     for picture in (b"", b"GIF89a", b"\x89PNG\r\n\x1a\n" + bytes(100), bomb()):
         yield json.dumps({"terms": [{"image": base64.b64encode(picture).decode()}]}).encode(), 422
 
