@@ -52,7 +52,7 @@ def failpoint(name: str) -> None:
         _fail(action, name)
 
 
-def too_many_files(error: Exception) -> bool:
+def too_many_files(error: BaseException) -> bool:
     """Whether it was the limit on open files; of a C or Rust library's errors only the words tell."""
     number = error.errno if isinstance(error, OSError) else None
     return number in _TOO_MANY or os.strerror(errno.EMFILE) in str(error)
@@ -79,12 +79,12 @@ def storage_error(error: OSError, path: Path, needed: int | None = None) -> Stor
             "the way."
         )
     return StorageError(
-        f"The disk failed at {path} ({error.strerror}). Nothing more was written; check the disk, then run "
-        "the command again."
+        f"The disk failed at {path} ({error.strerror or error}). Nothing more was written; check the disk, "
+        "then run the command again."
     )
 
 
-def raise_for_too_many_files(error: Exception, path: Path) -> None:
+def raise_for_too_many_files(error: BaseException, path: Path) -> None:
     """Raise StorageError if `error` comes of the limit on open files: then nothing is wrong with the file."""
     if too_many_files(error):
         raise storage_error(OSError(errno.EMFILE, str(error)), path) from error

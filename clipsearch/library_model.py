@@ -104,14 +104,22 @@ class LibraryModel:
         from clipsearch.encoder import load_model
 
         mismatch: Encoder | None = None
+        broken: ModelInvalid | None = None
         for name in (space.model_source, space.model_name):
             try:
                 loaded = load_model(name, device=self.device)
-            except (ModelNotFound, ModelInvalid):
+            except ModelNotFound:
+                continue
+            except ModelInvalid as error:
+                broken = broken or error
                 continue
             if loaded.fingerprint == space.fingerprint:
                 return loaded
             mismatch = loaded
+        if mismatch is None and broken is not None:
+            raise ModelInvalid(
+                f"The library was made with the model {space.model_name}. {broken}"
+            ) from broken
         if mismatch is None:
             raise ModelNotFound(
                 f"The library was made with the model {space.model_name}, which is no longer on this machine "

@@ -1,7 +1,8 @@
 """How long a client may keep a connection without asking, sending or reading anything.
 
 uvicorn waits without end for the head of a request, for its body and for a client that does not read, so a
-few dozen connections that nobody uses shut everyone else out. Here each of these has its time.
+few dozen connections that nobody uses shut everyone else out. Here each of these has its time. Nor does a
+server start where too few files may be opened for a few clients.
 """
 
 from __future__ import annotations
@@ -9,15 +10,24 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, Literal
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from clipsearch.durable import storage_errors
 
 Awaited = Literal["a head", "a body", "a reader"]
 
 SECONDS: dict[Awaited, float] = {"a head": 5.0, "a body": 30.0, "a reader": 30.0}
 """From the connection, or the answer before, to the whole head of a request; from there to the end of its
 body; and for which a client may take nothing while bytes are ready for it."""
+
+
+_FILES = 16
+"""Files that it must be possible to open at the start: for the library, the event loop and a few clients."""
 
 
 class PatientProtocol(H11Protocol):
@@ -78,6 +88,13 @@ class PatientProtocol(H11Protocol):
         self._timer = (
             None if awaited is None else self.loop.call_later(SECONDS[awaited], self.transport.abort)
         )
+
+
+def check_room(library: Path) -> None:
+    """Raise StorageError where the limit on open files is too low to let even a few clients in."""
+    with ExitStack() as opened, storage_errors(library):
+        for _ in range(_FILES):
+            opened.enter_context(Path(os.devnull).open())
 
 
 def tell_of_too_many_files_once() -> None:

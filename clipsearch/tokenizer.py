@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,10 @@ _TOKEN_CHARACTERS = 128
 
 _STEPS = frozenset({"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "StripAccents"})
 """Normalizers that a tokenizer may have, beside replacing by one character."""
+_MOST_STEPS = 8
+"""Of each kind of work on a text, and parts of its frame; CLIP's have three."""
+_MOST_OF = {"Replace": 4, "ByteLevel": 1}
+"""Each may double a text: a pattern that finds nothing between two letters, a letter that is no byte."""
 
 
 def clean(text: str) -> str:
@@ -45,13 +50,18 @@ def clean(text: str) -> str:
     return " ".join(text.split())
 
 
+def _is_rust_s(error: BaseException) -> bool:
+    """Whether the Rust library raised it: a bare Exception, or a panic, which is no Exception at all."""
+    return type(error) is Exception or type(error).__name__ == "PanicException"
+
+
 @contextmanager
 def _as_invalid() -> Iterator[None]:
-    """Turn a panic of the Rust library, as for a pattern that would search for ever, into ModelInvalid."""
+    """Turn what the Rust library raises, as for a pattern that would search for ever, into ModelInvalid."""
     try:
         yield
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # it has no other name, and is no Exception
+        if not _is_rust_s(error):
             raise
         raise ModelInvalid(f"The model's tokenizer failed: {error}.") from error
 
@@ -80,11 +90,12 @@ class ClipTokenizer:
         """
         try:
             tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the Rust library raises bare Exception
+        except BaseException as error:
+            if not _is_rust_s(error):
+                raise
             raise_for_too_many_files(error, path)
             raise ModelInvalid(f"{path} cannot be read as a tokenizer: {error}") from error
-        if tokenizer.normalizer is not None:
-            _check_normalizer(json.loads(tokenizer.normalizer.__getstate__()), path)
+        _check_steps(tokenizer, path)
         # Files of the hub may ask for padding or truncation of their own.
         tokenizer.no_padding()
         tokenizer.no_truncation()
@@ -142,14 +153,32 @@ class ClipTokenizer:
         return cls(_with_specials(tokenizer), context_length)
 
 
-def _check_normalizer(step: dict[str, Any], path: Path) -> None:
-    """Raise ModelInvalid for a step that can make a text longer: a dozen of them fill any memory."""
-    kind = step.get("type")
-    if kind == "Sequence":
-        for part in step["normalizers"]:
-            _check_normalizer(part, path)
-    elif kind not in _STEPS and not (kind == "Replace" and len(step["content"]) <= 1):
-        raise ModelInvalid(f"{path} asks for the normalizer {kind}, which is not one of CLIP's.")
+def _check_steps(tokenizer: Tokenizer, path: Path) -> None:
+    """Raise ModelInvalid for steps that can make a text much longer: a dozen of them fill any memory."""
+    normalizing = _steps(tokenizer.normalizer)
+    for step in normalizing:
+        kind = step["type"]
+        if kind not in _STEPS and not (kind == "Replace" and len(step["content"]) <= 1):
+            raise ModelInvalid(f"{path} asks for the normalizer {kind}, which is not one of CLIP's.")
+    for steps in (normalizing, _steps(tokenizer.pre_tokenizer), _steps(tokenizer.post_processor)):
+        kinds = Counter(step["type"] for step in steps)
+        pieces = max((len(step.get("single", ())) for step in steps), default=0)
+        too_often = any(kinds[kind] > most for kind, most in _MOST_OF.items())
+        if too_often or max(len(steps), pieces) > _MOST_STEPS:
+            raise ModelInvalid(f"{path} asks for more steps than any tokenizer of CLIP's.")
+
+
+def _steps(part: Any) -> list[dict[str, Any]]:
+    """What a normalizer, pre-tokenizer or post-processor does, one after another; nothing for None."""
+    found: list[dict[str, Any]] = []
+    left = [] if part is None else [json.loads(part.__getstate__())]
+    while left:
+        step = left.pop()
+        if step["type"] == "Sequence":
+            left += next(value for value in step.values() if isinstance(value, list))[::-1]
+        else:
+            found.append(step)
+    return found
 
 
 def _with_specials(tokenizer: Tokenizer) -> Tokenizer:

@@ -63,13 +63,30 @@ def _options(
 
 
 def _terminate(number: int, _frame: FrameType | None) -> None:
+    """End in order; at once where a module is being loaded.
+
+    What is raised there may be swallowed by a callback, and the signal with it, or abort in a C++ library.
+    """
+    if _is_importing():
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     sys.exit(128 + number)
+
+
+def _is_importing() -> bool:
+    """Whether an import was interrupted. Not by the handler's frame: `Shield` may deliver it later."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 def _end_in_order() -> None:
     """Let SIGTERM, and SIGHUP of a closed terminal, end a run as Ctrl-C does; `nohup` stays what it is."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_DFL, signal.default_int_handler):
+        signal.signal(signal.SIGINT, _terminate)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _terminate)

@@ -34,7 +34,7 @@ IsImage = Callable[[str], bool]
 
 MOST_TERMS = 100
 MOST_CHARACTERS = 100_000
-"""Of a line; beyond what anybody types, and before what takes long to read."""
+"""Of a line, or of all texts of a sum; beyond what anybody types, and before what takes long to read."""
 
 _SHOWN = 60
 """Characters before and behind a mistake that are shown with it."""
@@ -58,7 +58,7 @@ class Term:
         value: the words, or the path of a picture.
 
     Raises:
-        UsageError: another weight or kind, an empty value, or words that are not valid Unicode.
+        UsageError: another weight or kind, an empty value, or words that are not valid Unicode or too many.
     """
 
     weight: float
@@ -72,8 +72,10 @@ class Term:
             raise UsageError(f"a term is of kind text or image, not {self.kind!r}")
         if not self.value.strip():
             raise UsageError("a term of the query is empty")
-        if self.kind == "text" and any("\ud800" <= character <= "\udfff" for character in self.value):
-            raise UsageError("the query holds bytes that are no text in UTF-8")
+        if self.kind == "text":
+            _check_length(len(self.value))
+            if any("\ud800" <= character <= "\udfff" for character in self.value):
+                raise UsageError("the query holds bytes that are no text in UTF-8")
 
     def __str__(self) -> str:
         size = "" if abs(self.weight) == 1 else f"{abs(float(self.weight))!r}:"
@@ -96,6 +98,7 @@ class Query:
             raise UsageError("the query is empty; say what to look for, as in: a dog on a beach")
         if len(self.terms) > MOST_TERMS:
             raise UsageError(f"a query is a sum of at most {MOST_TERMS} terms")
+        _check_length(sum(len(term.value) for term in self.terms if term.kind == "text"))
 
     @classmethod
     def text(cls, words: str) -> Query:
@@ -121,8 +124,7 @@ class Query:
                 zero or infinity, an unquoted path of a picture that is not there, or more than `MOST_TERMS`
                 terms or `MOST_CHARACTERS` characters.
         """
-        if len(text) > MOST_CHARACTERS:
-            raise UsageError(f"a query has at most {MOST_CHARACTERS:,} characters, not {len(text):,}")
+        _check_length(len(text))
         pieces = islice(_pieces(text), MOST_TERMS + 1)
         return cls(tuple(_term(text, piece, is_image) for piece in pieces))
 
@@ -146,6 +148,11 @@ class Query:
         signs = [("- " if term.weight < 0 else "+ ") for term in self.terms]
         line = " ".join(sign + str(term) for sign, term in zip(signs, self.terms, strict=True))
         return line.removeprefix("+ ")
+
+
+def _check_length(characters: int) -> None:
+    if characters > MOST_CHARACTERS:
+        raise UsageError(f"a query has at most {MOST_CHARACTERS:,} characters, not {characters:,}")
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import errno
-import os
 import secrets
 import socket
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import uvicorn
 
-from clipsearch.durable import storage_errors
 from clipsearch.errors import ServerError
-from clipsearch.patience import PatientProtocol, tell_of_too_many_files_once
+from clipsearch.patience import PatientProtocol, check_room, tell_of_too_many_files_once
 from clipsearch.server.app import build
 from clipsearch.server.entry import published
 from clipsearch.server.service import Service
@@ -24,8 +22,6 @@ ADDRESS = "127.0.0.1"
 
 _CLIENTS = 64
 """Connections at once; above that the answer is 503."""
-_FILES = 16
-"""Files that it must be possible to open at the start: for the library, the event loop and a few clients."""
 _LAST_SECONDS = 3
 """For requests under way when the server is told to end."""
 
@@ -37,7 +33,7 @@ def serve(library: Path, port: int, ready: Callable[[str, Path], None]) -> None:
     library that is being served, and what `Library.open` and `Library.encode_text` raise.
     """
     tell_of_too_many_files_once()
-    _check_room(library)
+    check_room(library)
     with _listen(port) as listener:
         service = Service(library)
         try:
@@ -62,13 +58,6 @@ def serve(library: Path, port: int, ready: Callable[[str, Path], None]) -> None:
                 server.run(sockets=[listener])
         finally:
             service.close()
-
-
-def _check_room(library: Path) -> None:
-    """Raise StorageError where not even a few clients could be let in."""
-    with ExitStack() as opened, storage_errors(library):
-        for _ in range(_FILES):
-            opened.enter_context(Path(os.devnull).open())
 
 
 def _listen(port: int) -> socket.socket:

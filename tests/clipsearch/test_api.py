@@ -16,6 +16,7 @@ from clipsearch.errors import (
     ImageError,
     LibraryEmpty,
     LibraryNotFound,
+    ModelInvalid,
     ModelMismatch,
     ModelNotFound,
     UsageError,
@@ -183,6 +184,20 @@ def test_a_model_that_is_another_under_the_old_name_is_refused(library, monkeypa
     with (
         Library.open(library.path) as reader,
         pytest.raises(ModelMismatch, match=r"made with colours .* others"),
+    ):
+        reader.search("red")
+
+
+def test_a_model_that_is_there_and_broken_is_told_as_such(library, monkeypatch):
+    def load_model(name, device=None):
+        raise ModelInvalid("x/tokenizer.json cannot be read as a tokenizer.")
+
+    stand_in = types.ModuleType("clipsearch.encoder")
+    stand_in.load_model = load_model
+    monkeypatch.setitem(sys.modules, "clipsearch.encoder", stand_in)
+    with (
+        Library.open(library.path) as reader,
+        pytest.raises(ModelInvalid, match=r"made with the model colours\. x/tokenizer\.json cannot be read"),
     ):
         reader.search("red")
 

@@ -1,10 +1,13 @@
 import io
 import os
+import signal
+import socket
+import stat
 import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin
 from clipsearch import files, images
 from clipsearch.errors import ImageError
 from clipsearch.files import SUFFIXES
-from clipsearch.images import DCT_MARGIN, ImageFileError, decode, read_file
+from clipsearch.images import DCT_MARGIN, ImageFileError, PhotoMetadata, decode, read_file
 
 Array = npt.NDArray[Any]
 
@@ -271,11 +274,18 @@ def test_a_decompression_bomb_in_the_metadata_is_refused() -> None:
         b"\x80\x04cos\nsystem\n(S'true'\ntR.",
     ],
 )
-def test_other_formats_are_refused_whatever_the_file_is_called(data: bytes, tmp_path: Path) -> None:
+def test_other_formats_are_refused_whatever_the_file_is_called(
+    data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path}/run\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     path = tmp_path / "holiday.jpg"
     path.write_bytes(data)
     with pytest.raises(ImageFileError, match=r"^not an image clipsearch can read$"):
         decode(path)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP"])
@@ -314,13 +324,17 @@ def test_whatever_a_decoder_raises_is_an_image_error(
     assert str(caught.value).isprintable()
 
 
-def test_broken_metadata_costs_no_pixels() -> None:
+@pytest.mark.parametrize("exif", [b"II*\0garbage", b"garbage of no byte order", b""])
+@pytest.mark.parametrize("xmp", [b"<broken", b"\xff\0", b"<a>" * 5000])
+def test_broken_metadata_costs_no_pixels(exif: bytes, xmp: bytes) -> None:
     image = quarters()
-    exif = chunk(b"eXIf", b"II*\0garbage")
-    profile = chunk(b"iCCP", b"icc\0\0" + zlib.compress(b"no profile"))
+    profile = b"icc\0\0" + zlib.compress(b"no profile")
+    packet = b"XML:com.adobe.xmp\0\0\0\0\0" + xmp
     data = encoded(image)
-    broken = data[:33] + exif + profile + data[33:]
-    assert np.array_equal(decoded(broken), np.asarray(image))
+    broken = chunk(b"eXIf", exif) + chunk(b"iCCP", profile) + chunk(b"iTXt", packet)
+    pixels, metadata = decode(data[:33] + broken + data[33:])
+    assert np.array_equal(np.asarray(pixels), np.asarray(image))
+    assert metadata == PhotoMetadata(64, 48, "PNG")
 
 
 def test_the_callers_warnings_stay_as_they_were() -> None:
@@ -357,10 +371,33 @@ def test_read_file(tmp_path: Path) -> None:
     assert read_file(str(path))[0] == data
 
 
+@pytest.fixture
+def impatient() -> Iterator[None]:
+    """What waits for ever fails instead."""
+
+    def stop(*_: object) -> None:
+        raise AssertionError("it waits")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
 def special(folder: Path, what: str) -> Path:
     path = folder / "x.jpg"
     if what == "fifo":
         os.mkfifo(path)
+    elif what == "socket":
+        with socket.socket(socket.AF_UNIX) as server, pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)  # the path of a socket must be short
+            server.bind(path.name)
+    elif what == "device":
+        try:
+            os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))  # one that never ends
+        except PermissionError:
+            pytest.skip("no right to make a device here")
     elif what == "directory":
         path.mkdir()
     elif what == "loop":
@@ -375,12 +412,15 @@ def special(folder: Path, what: str) -> Path:
     ("what", "kind"),
     [
         ("fifo", "unreadable"),
+        ("socket", "unreadable"),
+        ("device", "unreadable"),
         ("directory", "unreadable"),
         ("loop", "unreadable"),
         ("link", "unreadable"),
         ("nothing", "missing"),
     ],
 )
+@pytest.mark.usefixtures("impatient")
 def test_what_is_no_file_is_refused_without_blocking(tmp_path: Path, what: str, kind: str) -> None:
     with pytest.raises(ImageFileError) as caught:
         read_file(special(tmp_path, what))

@@ -153,6 +153,46 @@ def test_a_tokenizer_that_makes_texts_longer_is_refused(
         ClipTokenizer.load(path, 77)
 
 
+NOTHING = {"type": "Replace", "pattern": {"Regex": "(?=.)"}, "content": "b"}
+BYTES = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+TEXT = {"Sequence": {"id": "A", "type_id": 0}}
+
+
+@pytest.mark.parametrize(
+    ("part", "steps", "step"),
+    [
+        ("normalizer", "normalizers", {"type": "Sequence", "normalizers": [NOTHING] * 40}),
+        ("normalizer", "normalizers", {"type": "Sequence", "normalizers": [{"type": "NFKD"}] * 100_000}),
+        ("pre_tokenizer", "pretokenizers", {"type": "Sequence", "pretokenizers": [BYTES] * 30}),
+        ("post_processor", "single", TEXT),
+    ],
+)
+def test_a_tokenizer_of_many_steps_is_refused(
+    trained: ClipTokenizer, tmp_path: Path, part: str, steps: str, step: dict[str, object]
+) -> None:
+    """Each can double the text, between two letters or by every byte that is none, or repeat all of it."""
+    trained.save(path := tmp_path / "tokenizer.json")
+    spec = json.loads(path.read_text())
+    spec[part][steps][1:1] = [step] * (10_000 if steps == "single" else 1)
+    path.write_text(json.dumps(spec))
+    with pytest.raises(ModelInvalid, match="more steps than any tokenizer of CLIP's"):
+        ClipTokenizer.load(path, 77)
+
+
+def test_what_the_library_raises_is_the_model_s_fault(trained: ClipTokenizer, tmp_path: Path) -> None:
+    trained.save(path := tmp_path / "tokenizer.json")
+    spec = json.loads(path.read_text())
+    panics = spec | {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}
+    path.write_text(json.dumps(panics))
+    with pytest.raises(ModelInvalid, match=r"tokenizer\.json cannot be read"):
+        ClipTokenizer.load(path, 77)
+    model = {"type": "WordPiece", "vocab": spec["model"]["vocab"], "unk_token": "no such token"}
+    model |= {"continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
+    path.write_text(json.dumps(spec | {"model": model}))
+    with pytest.raises(ModelInvalid, match="tokenizer failed"):
+        ClipTokenizer.load(path, 77)(["日本"])
+
+
 def test_a_pattern_that_searches_for_ever_is_the_model_s_fault(
     trained: ClipTokenizer, tmp_path: Path
 ) -> None:

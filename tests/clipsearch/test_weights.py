@@ -181,13 +181,22 @@ def test_fingerprint_changes_with_all_that_changes_vectors(folder: Path) -> None
         change()
         return load_folder(folder).fingerprint
 
+    def prepared(**values: Any) -> None:
+        config = json.loads((folder / OPEN_CLIP_CONFIG).read_text())
+        config["preprocess_cfg"].update(values)
+        (folder / OPEN_CLIP_CONFIG).write_text(json.dumps(config))
+
     prints = [
         load_folder(folder).fingerprint,
         changed(lambda: edit_config(folder, None, quick_gelu=True)),
         changed(lambda: edit_config(folder, "vision_cfg", head_width=32)),
         changed(lambda: edit_tensors(folder, lambda tensors: tensors["visual.proj"].mul_(2))),
+        changed(lambda: prepared(mean=[0.5, 0.5, 0.5])),
+        changed(lambda: prepared(std=[0.5, 0.5, 0.5])),
+        changed(lambda: prepared(interpolation="bilinear")),
+        changed(lambda: prepared(resize_mode="squash")),
     ]
-    assert len(set(prints)) == 4
+    assert len(set(prints)) == 8
     assert load_folder(folder).fingerprint == prints[-1]
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from clipsearch.preprocess import Preprocess
 
-FINE, CRASH, SLEEP, SPIN, SWELL, INTERRUPT, CRASH_ONCE, SLOW, RAISE, ABORT = range(0, 250, 25)
+FINE, CRASH, SLEEP, SPIN, SWELL, INTERRUPT, CRASH_ONCE, SLOW, RAISE, ABORT, HUGE = range(0, 251, 25)
 HEAVY = ("torch", "sqlalchemy", "faiss", "streamlit", "typer", "transformers", "pandas")
 
 
@@ -53,6 +53,8 @@ class Hook:
                 pass
         elif order == SWELL:
             return len(bytearray(500 << 20)) % 2
+        elif order == HUGE:
+            return len(bytearray(1 << 30)) % 2
         elif order == INTERRUPT:
             os.kill(os.getpid(), signal.SIGINT)
             os.killpg(os.getpgid(0), signal.SIGINT)

@@ -128,6 +128,15 @@ def test_trouble_costs_only_its_file(hooks: Any, hook: Any, photo: Callable[[int
     assert len(pids(hook)) == len(orders) + 3
 
 
+def test_a_file_may_cost_a_gibibyte_and_ten_seconds(
+    hooks: Any, hook: Any, photo: Callable[[int], bytes]
+) -> None:
+    with DecodePool(1, hook, 8) as pool:
+        huge, half = run(pool, [photo(hooks.HUGE), photo(hooks.SWELL)])
+    assert (kind(huge), kind(half)) == ("memory", "Decoded")
+    assert Limits().cpu_seconds == 10
+
+
 def test_a_second_try_runs_alone(hooks: Any, hook: Any, photo: Callable[[int], bytes]) -> None:
     paths = [photo(hooks.CRASH_ONCE)] + [photo(hooks.SLOW)] * 6
     with DecodePool(3, hook, 8) as pool:

@@ -536,6 +536,17 @@ def test_names_need_not_be_text(index, folder, tmp_path):
     assert told(index()) == {"unchanged": 1}
 
 
+def test_names_that_differ_only_in_case_or_in_spelling_are_photos_of_their_own(index, folder, tmp_path):
+    names = ("caf\u00e9.png", "cafe\u0301.png", "IMG.PNG", "img.png", "stra\u00dfe.png", "STRASSE.png")
+    for number, name in enumerate(names):
+        fakes.write(tmp_path / "photos" / name, (number, 9, 9), note=name)
+    if len(os.listdir(tmp_path / "photos")) < len(names):  # noqa: PTH208
+        pytest.skip("a file system that takes them for the same")
+    assert told(index(tmp_path / "photos")) == {"new": 6}
+    assert set(fakes.contents(folder)) == {path(tmp_path, "photos", name) for name in names}
+    assert told(index()) == {"unchanged": 6}
+
+
 def test_an_empty_folder_makes_an_empty_library(index, folder, tmp_path):
     (tmp_path / "empty").mkdir()
     assert told(index(tmp_path / "empty")) == {}

@@ -1,5 +1,7 @@
+import io
 import json
 import pickle
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,31 @@ def test_pickles_in_a_tar_are_never_opened(tmp_path: Path) -> None:
     assert not touched.exists()
     pickle.loads(bomb)
     assert touched.exists()  # the bomb is real
+
+
+def test_keys_are_never_paths_and_links_never_followed(tmp_path: Path) -> None:
+    """Nothing of a shard is written anywhere, and what it only points to is no part of it."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret.png").write_bytes(SQUARE)
+    keys = ["../../evil", f"{outside}/evil", "a/../../../evil", "C:\\evil", "x/./y"]
+    shard = tmp_path / "deep" / "shards" / "a.tar"
+    shard.parent.mkdir(parents=True)
+    with tarfile.open(shard, "w") as archive:
+        for key in keys:
+            for name, content in ((f"{key}.png", SQUARE), (f"{key}.txt", b"a dog")):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+        for number, kind in enumerate((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE)):
+            member = tarfile.TarInfo(f"link{number}.png")
+            member.type, member.linkname = kind, str(outside / "secret.png")
+            archive.addfile(member)
+    before = sorted(tmp_path.rglob("*"))
+    samples, _ = read_shards([shard])
+    assert [sample.key for sample in samples] == keys
+    assert all(sample.image == SQUARE and sample.captions == ("a dog",) for sample in samples)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

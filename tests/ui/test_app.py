@@ -492,6 +492,7 @@ def test_settings_are_safe() -> None:
     assert server.SETTINGS["server.address"] == "127.0.0.1"
     assert server.SETTINGS["client.showErrorDetails"] == "none"
     assert server.SETTINGS["server.maxUploadSize"] == 20
+    assert state.UPLOAD_LIMIT == 20 << 20
     assert server.SETTINGS["server.enableXsrfProtection"] is True
     assert server.SETTINGS["browser.gatherUsageStats"] is False
     assert server.SETTINGS["server.fileWatcherType"] == "none"

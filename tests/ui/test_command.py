@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -27,6 +28,17 @@ def test_a_port_that_another_program_has_is_a_sentence() -> None:
         result = CliRunner().invoke(app, ["ui", "--no-browser", "--port", str(port)])
     assert isinstance(result.exception, ServerError)
     assert str(result.exception).startswith(f"Port {port} cannot be listened on")
+
+
+@pytest.mark.parametrize("files", [5, 8, 16])
+def test_too_few_open_files_are_a_sentence(tmp_path: Path, files: int) -> None:
+    program = [sys.executable, "-m", "clipsearch", "ui", "--no-browser", "-l", str(tmp_path)]
+    limited = ["sh", "-c", 'ulimit -n "$1"; shift; exec "$@"', "sh", str(files), *program]
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=120)
+    said = done.stderr.splitlines()
+    assert (done.returncode, len(said), done.stdout) == (9, 2, "")
+    assert said[1].startswith("Error: ")
+    assert "oo many files are open" in said[1]
 
 
 def test_it_serves_the_library_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import socket
 import struct
 import zlib
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pytest
 import uvicorn
@@ -54,6 +54,9 @@ def test_a_thumbnail_is_a_small_upright_webp_and_is_kept(client: TestClient, fil
         "{key}/1/huge.webp",
         "{key}/../1/grid.webp",
         "{key}/%2e%2e%2f%2e%2e%2fetc%2fpasswd/grid.webp",
+        "{key}/%2e%2e%2f%2e%2e%2fetc%2fpasswd/file",
+        "{key}/%2fetc%2fpasswd/file",
+        "{key}/etc%2fpasswd/file",
         "0123456789ab/1/grid.webp",
         "{key}/99999999999999999999999999/grid.webp",
         "{key}/999999/file",
@@ -67,14 +70,14 @@ def test_what_is_not_a_photo_is_not_found(client: TestClient, filled: Path, plac
 
 
 SEGMENT = st.text(max_size=30) | st.sampled_from(
-    ["..", ".", "1", "-1", "0", "grid.webp", "file", "\0", "%2e%2e"]
+    ["..", ".", "1", "-1", "0", "grid.webp", "file", "\0", "%2e%2e", "etc/passwd", "/etc/passwd", __file__]
 )
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(["photos", "pictures"]), st.booleans(), st.lists(SEGMENT, min_size=1, max_size=5))
 def test_any_address_is_a_photo_by_id_or_not_found(
-    client: TestClient, filled: Path, start: str, known: bool, rest: list[str]
+    client: TestClient, filled: Path, photos: Path, start: str, known: bool, rest: list[str]
 ) -> None:
     key = [state.shelf().open(filled).key] if known else []
     address = "/".join(quote(segment, safe="%") for segment in [start, *key, *rest])
@@ -82,8 +85,10 @@ def test_any_address_is_a_photo_by_id_or_not_found(
     if reply.content == front.html().encode():
         return  # ".." led to the page itself
     if reply.status_code == 200:
-        assert reply.headers["content-type"] in ("image/webp", "application/octet-stream")
         assert known
+        if reply.headers["content-type"] != "image/webp":
+            name = unquote(reply.headers["content-disposition"].partition("UTF-8''")[2])
+            assert reply.content in [file.read_bytes() for file in photos.rglob(name)]
     else:
         assert reply.status_code in (307, 404)
 
@@ -118,6 +123,36 @@ def test_a_deleted_file_is_not_found_but_its_thumbnail_stays(
     assert client.get(f"/photos/{key}/1/grid.webp").status_code == 200
     assert client.get(f"/photos/{key}/2/grid.webp").status_code == 404
     assert client.get(f"/photos/{key}/1/file").status_code == 404
+
+
+def test_what_has_taken_the_place_of_a_photo_is_not_handed_out(
+    client: TestClient, tmp_path: Path, photos: Path
+) -> None:
+    from tests.ui.conftest import build_library
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    photo = Path(shutil.copy(photos / "travel" / "red-00.jpg", folder))
+    secret = tmp_path / "secret"
+    secret.write_text("a secret")
+    key = state.shelf().open(build_library(tmp_path / "library", folder)).key
+    whole = photo.read_bytes()
+    assert client.get(f"/photos/{key}/1/file").content == whole
+    photo.unlink()
+    photo.symlink_to(secret)
+    for kind in ("file", "grid.webp", "preview.webp"):
+        assert client.get(f"/photos/{key}/1/{kind}").status_code == 404
+    photo.unlink()
+    photo.write_bytes(whole)
+    assert client.get(f"/photos/{key}/1/file").content == whole
+
+
+def test_an_uploaded_picture_is_decoded_in_another_process(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "open", None)  # nobody decodes here
+    data = (photos / "travel" / "red-00.jpg").read_bytes()
+    assert state.shelf().take_picture(data).startswith("picture:")
 
 
 def test_an_uploaded_picture(client: TestClient, photos: Path) -> None:

@@ -5,6 +5,7 @@ Apart from `server`, which loads this when one is asked for: the page's own scri
 
 from __future__ import annotations
 
+import hashlib
 import os
 from typing import cast, get_args
 from urllib.parse import quote
@@ -45,11 +46,15 @@ def photo_file(request: Request) -> Response:
     opened = shelf().opened(request.path_params["library"])
     try:
         content = None if opened is None else _content(opened, request)
-        for path in () if content is None else content[1]:
+        if content is None:
+            return _missing()
+        for path in content[1]:
             try:
                 data = read_file(path, follow_symlinks=True)[0]
             except ImageError:
                 continue
+            if hashlib.blake2b(data, digest_size=16).digest() != content[0]:
+                continue  # the address names a content: not whatever lies, or is linked, there by now
             name = os.fsdecode(os.path.basename(path)).encode("utf-8", "replace")  # noqa: PTH119 (bytes)
             disposition = f"attachment; filename*=UTF-8''{quote(name)}"
             headers = {"Content-Disposition": disposition, "Cache-Control": "no-store", **_GUARDED}

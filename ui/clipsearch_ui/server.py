@@ -23,6 +23,7 @@ from starlette.routing import Route
 
 from clipsearch.config import default_library
 from clipsearch.errors import ClipsearchError, ServerError
+from clipsearch.patience import check_room
 from clipsearch_ui.front import Scripts, first_page
 from clipsearch_ui.streamlit_start import end_waits, hasten
 
@@ -126,8 +127,9 @@ def _check_free(port: int) -> None:
 def serve(port: int | None = None, *, browser: bool = True) -> None:
     """Serve the app on this machine until interrupted; without `port`, the first free one from 8501.
 
-    Raises ServerError for a port that another program has.
+    Raises ServerError for a port that another program has, StorageError where hardly a file can be opened.
     """
+    check_room(default_library())
     settings = {**SETTINGS, "server.headless": not browser}
     if port is not None:
         _check_free(port)

@@ -128,7 +128,12 @@ def read_only(library):
     return library.by(*prefix, sys.executable, Path(__file__).with_name("fake_cli.py"))
 
 
-def test_a_read_only_library_answers_and_says_why_it_is_not_written(read_only):
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_read_only_library_answers_and_says_why_it_is_not_written(read_only, copied):
+    """One that was used there, and one copied to such a disk, without what SQLite leaves beside it."""
+    if copied:
+        for left in read_only.library.glob("catalog.db-*"):
+            left.unlink()
     assert "photos/red.png" in read_only("query", "red").stdout
     for command in (["index"], ["prune"]):
         assert "read-only" in read_only.error(*command, code=9).lower()

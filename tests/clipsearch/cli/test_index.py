@@ -1,5 +1,6 @@
 import importlib
 import json
+import os
 import random
 import shutil
 import signal
@@ -168,6 +169,40 @@ def test_photos_on_a_read_only_disk(commands, photos, tmp_path):
     read_only = commands.over(tmp_path / "other").by(*prefix, *FAKE)
     assert "4 new photos" in read_only("index", photos).stderr
     assert "4 unchanged" in read_only("index").stderr
+
+
+@pytest.fixture
+def ordinary():
+    """What a program is run by so that modes of files bind it, as they bind everyone but root."""
+    if os.geteuid() != 0:
+        return []
+    prefix = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
+    if shutil.which("setpriv") is None or subprocess.run([*prefix, "true"], capture_output=True).returncode:
+        pytest.skip("root that cannot put its rights aside")
+    return prefix
+
+
+def test_what_may_not_be_read_is_told_and_kept(commands, photos, ordinary):
+    """A photo, a folder that cannot be listed, and one of which only the names can be read."""
+    fakes.write(photos / "wood" / "brown.png", (120, 70, 20))
+    commands("index", photos)
+    before = commands("query", "red", "-0").stdout
+    assert before.count("\0") == 5
+    modes = {photos / "red.png": 0, photos / "sea": 0, photos / "wood": 0o444}
+    kept = {path: path.stat().st_mode for path in modes}
+    for path, mode in modes.items():
+        path.chmod(mode)
+    try:
+        said = commands.by(*ordinary, *FAKE)("index", code=1).stderr
+        assert commands("prune").stderr == "Forgot 0 files and 0 photos.\n"
+        assert commands("query", "red", "-0").stdout == before
+    finally:
+        for path, mode in kept.items():
+            path.chmod(mode)
+    assert "Failed: photos/red.png: permission denied\n" in said
+    assert "Not scanned: photos/sea: Permission denied\n" in said
+    assert "Not scanned: photos/wood/brown.png: Permission denied\n" in said
+    assert "5 unchanged" in commands("index").stderr
 
 
 def test_a_second_indexer_is_refused_and_told_who_is_at_work(commands, tmp_path):

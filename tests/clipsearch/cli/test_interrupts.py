@@ -52,7 +52,43 @@ def test_nohup_stays_what_it_is(handlers, monkeypatch):
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     main.run()
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+WHILE_A_COMMAND_LOADS = """
+import os, sys, weakref
+
+class Swallowing:
+    def __call__(self, _reference):
+        os.kill(os.getpid(), int(sys.argv[1]))
+
+class Interrupting:
+    def find_spec(self, name, path, target=None):
+        if name == "clipsearch.config":
+            thing = set()
+            self.kept = weakref.ref(thing, Swallowing())
+            del thing  # Python prints what a callback raises, and goes on
+
+from clipsearch.cli import main
+sys.modules.pop("clipsearch.config")
+sys.meta_path.insert(0, Interrupting())
+
+def command():
+    import clipsearch.config
+    print("went on")
+
+main.app = command
+main.run()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_a_command_loads_is_neither_lost_nor_a_traceback(number):
+    """Raised as an exception where the import system runs a callback it would only be printed."""
+    program = [sys.executable, "-c", WHILE_A_COMMAND_LOADS, str(int(number))]
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-number, "", "")
 
 
 CLOSED = """

@@ -13,10 +13,12 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import quote
 
+import fakes
 import jsonschema
 import pytest
 from PIL import Image
@@ -24,10 +26,13 @@ from typer.testing import CliRunner
 
 from clipsearch.cli.main import app
 from clipsearch.config import CACHE_VARIABLE
+from clipsearch.search import Where
 from clipsearch.search.query import Query
 from clipsearch.server.client import ask
 from clipsearch.server.entry import entry_path, find, published
+from clipsearch.server.questions import Page, picture_alone
 from clipsearch.server.run import _listen
+from clipsearch.server.service import Service
 
 
 @dataclass(frozen=True)
@@ -244,7 +249,8 @@ def hostile_bodies():
         {"text": "a", "weight": 10**400}, {"text": "a", "image": ""}, {"text": "a", "path": "/"},
     ):  # fmt: skip
         yield json.dumps({"terms": [term]}).encode(), 400
-    yield json.dumps({"terms": [{"text": "red"}] * 101}).encode(), 400
+    for terms in ([{"text": "red"}] * 101, [{"text": "red " * 20_000}] * 2):
+        yield json.dumps({"terms": terms}).encode(), 400
     for picture in (b"", b"GIF89a", b"\x89PNG\r\n\x1a\n" + bytes(100), bomb()):
         yield json.dumps({"terms": [{"image": base64.b64encode(picture).decode()}]}).encode(), 422
 
@@ -273,6 +279,16 @@ def test_what_cannot_be_understood_is_refused_with_a_sentence(served):
     for name in ("9" * 5000, "9" * 19, "-1", "1e3", "²"):
         assert served.get(f"/photos/{quote(name)}", status=404)["error"]
     assert served.post("/search", {"query": "red", "n": 1, "under": ["/"] * 200})["hits"]
+
+
+def test_a_picture_that_is_sent_is_decoded_in_another_process(library, photos, monkeypatch):
+    stand_in = types.ModuleType("clipsearch.encoder")
+    stand_in.load_model = lambda name, device=None: fakes.ColourEncoder("colours")
+    monkeypatch.setitem(sys.modules, "clipsearch.encoder", stand_in)
+    monkeypatch.setattr(Image, "open", None)  # nobody decodes here
+    with closing(Service(library.library)) as service:
+        question = picture_alone((photos / "sea/blue.png").read_bytes(), Page(1, 1, Where()))
+        assert [hit.path for hit in service.search(question)] == [str(photos / "sea/blue.png")]
 
 
 def test_what_is_too_large_is_not_read(served):

@@ -268,6 +268,13 @@ def test_tuning_refuses_what_it_cannot_use(world, change, error):
         )
 
 
+@pytest.mark.parametrize("width", [63, 65, 1])
+def test_a_search_through_the_index_refuses_another_width(world, width):
+    searcher = Searcher(world.vectors, world.index, exact_limit=0)
+    with pytest.raises(ModelMismatch, match=f"{width} numbers"):
+        searcher.search(np.ones((2, width)), 5, kind="text")
+
+
 @pytest.mark.parametrize("k", [0, -3])
 def test_searcher_refuses_k(world, k):
     with pytest.raises(UsageError):

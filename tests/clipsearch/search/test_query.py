@@ -121,6 +121,14 @@ def test_a_sum_of_a_hundred_terms_is_the_longest():
         _ = longest + Query.text("cat")
 
 
+def test_texts_have_a_hundred_thousand_characters_together():
+    half = Query.text("x" * 50_000)
+    assert len((half + half + Query.image("photo.jpg")).terms) == 3
+    for too_long in (lambda: half + half + Query.text("y"), lambda: Query.text("x" * 100_001)):
+        with pytest.raises(UsageError, match="at most 100,000 characters, not 100,001"):
+            too_long()
+
+
 @pytest.mark.parametrize("line", ["horse +", "horse - + grass"])
 def test_the_caret_stands_under_the_sign(line):
     with pytest.raises(UsageError) as raised:
