@@ -144,15 +144,17 @@ def test_kill_at_any_moment_and_the_rerun_gives_what_an_undisturbed_run_gives(co
     write_many(tmp_path / "many", 24)
     undisturbed = commands.over(tmp_path / "undisturbed")
     undisturbed("index", "many")
-    chance = random.Random(7)
+    chance, kept = random.Random(7), 0
     options = ("index", "many", "--batch", "2", "--workers", "1")
     for _ in range(4):
         process = commands.start(*options, FAKE_PAUSE="0.01", FAKE_COMMIT="0")
         wait_for(process, 1)
         time.sleep(chance.uniform(0, 0.08))
         process.kill()
-        process.communicate()
-    commands(*options)
+        before, later = kept, process.communicate()[1].count("embedded\n")
+        kept = json.loads(commands("status", "--json").stdout)["images"]
+        assert kept >= before + 2 * later  # only the batch in flight is done again
+    assert json.loads(commands(*options, "--json").stdout)["new"] == 24 - kept
     assert state(commands) == state(undisturbed)
 
 
