@@ -158,6 +158,22 @@ def test_kill_at_any_moment_and_the_rerun_gives_what_an_undisturbed_run_gives(co
     assert state(commands) == state(undisturbed)
 
 
+def test_a_log_that_is_removed_is_noticed_and_what_it_held_is_indexed_again(commands, tmp_path):
+    write_many(tmp_path / "many", 8)
+    process = commands.start(
+        "index", "many", "--batch", "2", FAKE_PAUSE="0.05", FAKE_COMMIT="0", FAKE_SERIAL="1"
+    )
+    wait_for(process, 4)
+    process.kill()
+    process.communicate()
+    assert json.loads(commands("status", "--json").stdout)["images"] >= 6
+    (commands.library / "catalog.db-wal").unlink()
+    assert "commits are gone" in commands("check", code=7).stderr
+    assert json.loads(commands("index", "many", "--json").stdout)["new"] == 8
+    commands("check", "--deep")
+    assert len(commands("query", "red").stdout.splitlines()) == 8
+
+
 def test_photos_on_a_read_only_disk(commands, photos, tmp_path):
     """And nothing is written beside the photos where it could be."""
     before = {path: path.stat().st_mtime_ns for path in (photos, *photos.rglob("*"))}
