@@ -321,14 +321,16 @@ def test_the_same_disk_under_another_identity_is_online(index, folder, photos, m
         assert [root.filesystem_id for root in catalog.roots.all()] == ["fsid:1"]
 
 
-def test_a_root_that_goes_away_while_it_is_scanned_loses_nothing(index, folder, photos, monkeypatch):
+@pytest.mark.parametrize("loss", [gone, emptied])
+def test_a_root_that_goes_away_while_it_is_scanned_loses_nothing(index, folder, photos, monkeypatch, loss):
     index(photos)
     before = fakes.contents(folder)
 
     def unplugged(*arguments, **options):
         entries = scan.scan(*arguments, **options)
         yield next(entries)
-        emptied(photos)
+        loss(photos)
+        yield from entries
 
     monkeypatch.setattr(survey, "scan", unplugged)
     summary = index()

@@ -154,7 +154,8 @@ def test_kill_at_any_moment_and_the_rerun_gives_what_an_undisturbed_run_gives(co
         before, later = kept, process.communicate()[1].count("embedded\n")
         kept = json.loads(commands("status", "--json").stdout)["images"]
         assert kept >= before + 2 * later  # only the batch in flight is done again
-    assert json.loads(commands(*options, "--json").stdout)["new"] == 24 - kept
+    done = json.loads(commands(*options, "--json").stdout)
+    assert (done["new"], done["reembedded"], done["unchanged"]) == (24 - kept, 0, kept)
     assert state(commands) == state(undisturbed)
 
 
