@@ -166,10 +166,10 @@ def failing(library):
     if not shutil.which("strace") or subprocess.run(["strace", "-o", log, "true"]).returncode:
         pytest.skip("no strace, or no right to trace")
 
-    def run(calls, *paths, code):
+    def run(calls, *paths, code, nth=1):
         only = [word for path in paths for word in ("-P", str(path))]
         strace = ["strace", "-f", "-qq", "-o", str(log), *only, "-e", f"trace={calls}"]
-        strace += ["-e", f"inject={calls}:error=EIO:when=1"]
+        strace += ["-e", f"inject={calls}:error=EIO:when={nth}"]
         said = library.by(*strace, *FAKE)("index", code=code, FAKE_SERIAL="1").stderr
         seen = re.findall(rf"^\d+ +(?:{calls.replace(',', '|')})\(.*$", log.read_text(), re.M)
         return said, seen
@@ -178,23 +178,27 @@ def failing(library):
 
 
 @pytest.mark.parametrize(
-    ("call", "file", "sentence"),
+    ("call", "nth", "file", "kept", "sentence"),
     [
-        ("fdatasync", "spaces/*/vectors.f16", "The disk failed at {path} (Input/output error)"),
-        ("fdatasync", "catalog.db", "The disk failed at {path} (disk I/O error)"),
-        ("pwrite64", "catalog.db", "{path} takes no more bytes (disk I/O error): the disk may be full"),
+        ("fdatasync", 1, "spaces/*/vectors.f16", 4, "The disk failed at {path} (Input/output error)"),
+        # All of the batch was written, and may be on the disk or not.
+        ("fdatasync", 3, "catalog.db", 5, "The disk failed at {path} (disk I/O error)"),
+        ("pwrite64", 20, "catalog.db", 4, "{path} takes no more bytes (disk I/O error): the disk may be"),
     ],
     ids=["sync of vectors", "sync of the catalog", "write of the catalog"],
 )
-def test_a_disk_that_fails_stops_the_run_and_is_not_asked_again(library, failing, call, file, sentence):
+def test_a_disk_that_fails_stops_the_run_and_is_not_asked_again(
+    library, failing, call, nth, file, kept, sentence
+):
     fakes.write(library.cwd / "photos" / "new.png", (9, 200, 9))
     (path,) = library.library.glob(file)
     log = path.with_name("catalog.db-wal") if file == "catalog.db" else path
-    said, calls = failing(call, log, code=9)
+    said, calls = failing(call, log, code=9, nth=nth)
     assert said.startswith(f"Error: {sentence.format(path=path)}")
-    assert [line.endswith("(INJECTED)") for line in calls] == [True]
-    assert found(library) == 4
-    assert library("index").stderr.startswith("1 new photo, 4 unchanged")
+    assert [line.endswith("(INJECTED)") for line in calls] == [False] * (nth - 1) + [True]
+    assert found(library) == kept
+    done = json.loads(library("index", "--json").stdout)
+    assert (done["new"], done["unchanged"]) == (5 - kept, kept)
     library("check", "--deep")
 
 
