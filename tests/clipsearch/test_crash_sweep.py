@@ -63,13 +63,20 @@ def spread(items, count):
     return [items[round(i * (len(items) - 1) / max(1, count - 1))] for i in range(count)]
 
 
+def second_kills(steps, count):
+    """`count` of the steps of a run that recovers: those of the recovery first, then others, spread."""
+    recovery = [step for step in steps if step[0].startswith("recovery.")]
+    others = [step for step in steps if step not in recovery]
+    return [*recovery, *spread(others, max(1, count - len(recovery)))][:count]
+
+
 def test_a_second_kill_in_the_run_that_recovers(indexer, expected, homes):
     home = homes / "first"
     home.mkdir()
     indexer.run(home, trace=homes / "trace")
     firsts = numbered(homes / "trace")
     seconds = max(1, min(SECOND_KILLS, KILLS // len(firsts)))
-    points = 0
+    points = in_recovery = 0
     for number, (name, nth) in enumerate(spread(firsts, KILLS)):
         killed, again = homes / f"{number}", homes / "again"
         killed.mkdir()
@@ -78,8 +85,7 @@ def test_a_second_kill_in_the_run_that_recovers(indexer, expected, homes):
         shutil.copytree(killed, again)
         indexer.run(again, trace=homes / "trace")
         assert state(again) == expected, (name, nth)
-        # The first steps are the recovery; the rest of the run has others to be killed at.
-        for second, arrival in spread(numbered(homes / "trace"), seconds):
+        for second, arrival in second_kills(numbered(homes / "trace"), seconds):
             shutil.rmtree(again)
             shutil.copytree(killed, again)
             assert indexer.run(again, f"{second}:kill:{arrival}") == KILLED
@@ -87,9 +93,11 @@ def test_a_second_kill_in_the_run_that_recovers(indexer, expected, homes):
             assert indexer.run(again) == 0
             assert state(again) == expected, (name, nth, second, arrival)
             points += 1
+            in_recovery += second.startswith("recovery.")
         shutil.rmtree(again)
         shutil.rmtree(killed)
     assert points >= min(KILLS, len(firsts))
+    assert in_recovery >= points // 8
 
 
 def traced(home, inject, order):

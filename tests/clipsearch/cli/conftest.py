@@ -47,10 +47,12 @@ def server(tmp_path_factory):
 @pytest.fixture(scope="session")
 def mounting(tmp_path_factory):
     """A server that has mounts of its own, where the kernel lets us have some."""
+    folder = tmp_path_factory.mktemp("mounting")
+    mount = ["unshare", "-m", "mount", "-t", "tmpfs", "disk", str(folder)]
     tools = shutil.which("unshare") and shutil.which("nsenter")
-    if not tools or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+    if not tools or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("no right to mount here")
-    server = Server(tmp_path_factory.mktemp("mounting"), by=["unshare", "-m"])
+    server = Server(folder, by=["unshare", "-m"])
     yield server
     server.close()
 
