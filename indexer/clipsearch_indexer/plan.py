@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from clipsearch.store.rows import KnownFailure, KnownFile, RootRow
 from clipsearch_indexer.places import Place
 from clipsearch_indexer.scan import FileStat, Unscanned
+
+Row = TypeVar("Row")
 
 RACY_NS = 2_000_000_000
 # Kinds of failure that looking at the same bytes again cannot mend; see `clipsearch.files.FailureKind`.
@@ -33,8 +36,9 @@ class Plan:
 
     `place` was scanned, which is the root or lies below it. `work` are files to read; `returned` ids of
     files that were missing and are there as they were; `vanished` what the catalog knows under the folder
-    and the scan did not meet (path → row); `unscanned` what could not be looked at; `quarantined` counts
-    files that failed before and have not changed; `solved` are paths whose failure is out of date.
+    and the scan did not meet (path → row); `unscanned` what could not be looked at, and `spared` what the
+    catalog knows there; `quarantined` counts files that failed before and have not changed; `solved` are
+    paths whose failure is out of date.
     """
 
     root: RootRow
@@ -43,6 +47,7 @@ class Plan:
     returned: list[int] = field(default_factory=list)
     vanished: dict[bytes, KnownFile] = field(default_factory=dict)
     unscanned: list[Unscanned] = field(default_factory=list)
+    spared: dict[bytes, KnownFile] = field(default_factory=dict)
     solved: list[bytes] = field(default_factory=list)
     quarantined: int = 0
     unchanged: int = 0
@@ -82,7 +87,7 @@ def make_plan(
             plan.quarantined += 1
         else:
             plan.work.append(Work(root.id, entry, row))
-    _spare(plan.vanished, plan.unscanned)
+    plan.spared = _spare(plan.vanished, plan.unscanned)
     _spare(forgotten, plan.unscanned)
     plan.solved += forgotten
     return plan
@@ -103,11 +108,11 @@ def _quarantined(entry: FileStat, failure: KnownFailure) -> bool:
     return same and failure.kind in LASTING
 
 
-def _spare(not_met: dict[bytes, KnownFile] | dict[bytes, KnownFailure], unscanned: list[Unscanned]) -> None:
-    """What lies in a place that could not be looked at has not vanished."""
+def _spare(not_met: dict[bytes, Row], unscanned: list[Unscanned]) -> dict[bytes, Row]:
+    """What lies in a place that could not be looked at has not vanished: take it out and return it."""
     blind = [entry.path for entry in unscanned if entry.kind in ("directory", "file")]
     if not blind:
-        return
+        return {}
     exactly, below = frozenset(blind), tuple(place.rstrip(b"/") + b"/" for place in blind)
-    for path in [path for path in not_met if path in exactly or path.startswith(below)]:
-        del not_met[path]
+    spared = [path for path in not_met if path in exactly or path.startswith(below)]
+    return {path: not_met.pop(path) for path in spared}

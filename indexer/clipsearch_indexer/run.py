@@ -292,7 +292,8 @@ class Run:
     def _close(self, plan: Plan) -> None:
         """Hide what has vanished, show what returned. Only `prune` deletes."""
         state, filesystem = look_at(plan.place.path)
-        if state != "online" and is_offline(plan.place, plan.root, plan.vanished, state, filesystem):
+        not_met = plan.vanished | plan.spared  # a folder that goes away cannot be listed
+        if state != "online" and is_offline(plan.place, plan.root, not_met, state, filesystem):
             self.summary.offline.append(plan.place.path)  # it went away meanwhile
             return
         homeless = {row.file_id for rows in self._homeless.values() for row in rows}

@@ -81,9 +81,11 @@ def test_a_flipped_bit_is_found_and_gives_no_wrong_answer(path, tmp_path, patter
         file.write_bytes(data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :])
         for left in tmp_path.glob("library/catalog.db-*"):
             left.unlink()
+        flipped = file.read_bytes()
         told = answers(tmp_path / "library")
         assert told == right or (refuses and isinstance(told, str)), (at, bit)
         assert is_found(tmp_path / "library"), (at, bit)
+        assert file.read_bytes() == flipped, (at, bit)
 
 
 @pytest.mark.parametrize("pattern", ["catalog.db", "spaces/*/vectors.f16", "spaces/*/index.faiss"])
@@ -98,3 +100,24 @@ def test_a_zeroed_page_likewise(path, tmp_path, pattern):
         told = answers(tmp_path / "library")
         assert told == right or isinstance(told, str), start
         assert zeroed == data or is_found(tmp_path / "library"), start
+
+
+def test_a_damaged_index_is_told_removed_by_repair_and_made_anew(path, tmp_path, monkeypatch):
+    shutil.copytree(path, tmp_path / "library")
+    (file,) = (tmp_path / "library").glob("spaces/*/index.faiss")
+    right, data = answers(path), bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with opened(tmp_path / "library") as library:
+        assert library.status().index["kind"] == "exact"
+        assert "damaged" in library.check().spaces[0].index
+        repaired, summary = library.repair()
+        assert (repaired.indexes, repaired.dropped, summary) == (1, 0, None)
+        assert not file.exists()
+        assert library.check(deep=True).is_good
+        assert answers(tmp_path / "library") == right
+        for module in ("library_index", "index.planning", "index.searcher"):  # else 300 are too few
+            monkeypatch.setattr(f"clipsearch.{module}.EXACT_LIMIT", 200)
+        library.index()
+        assert library.status().index["kind"] == "ivf-pq"
+    assert answers(tmp_path / "library") == right

@@ -63,13 +63,20 @@ def spread(items, count):
     return [items[round(i * (len(items) - 1) / max(1, count - 1))] for i in range(count)]
 
 
+def second_kills(steps, count):
+    """`count` of the steps of a run that recovers: those of the recovery first, then others, spread."""
+    recovery = [step for step in steps if step[0].startswith("recovery.")]
+    others = [step for step in steps if step not in recovery]
+    return [*recovery, *spread(others, max(1, count - len(recovery)))][:count]
+
+
 def test_a_second_kill_in_the_run_that_recovers(indexer, expected, homes):
     home = homes / "first"
     home.mkdir()
     indexer.run(home, trace=homes / "trace")
     firsts = numbered(homes / "trace")
     seconds = max(1, min(SECOND_KILLS, KILLS // len(firsts)))
-    points = 0
+    points = in_recovery = 0
     for number, (name, nth) in enumerate(spread(firsts, KILLS)):
         killed, again = homes / f"{number}", homes / "again"
         killed.mkdir()
@@ -78,8 +85,7 @@ def test_a_second_kill_in_the_run_that_recovers(indexer, expected, homes):
         shutil.copytree(killed, again)
         indexer.run(again, trace=homes / "trace")
         assert state(again) == expected, (name, nth)
-        # The first steps are the recovery; the rest of the run has others to be killed at.
-        for second, arrival in spread(numbered(homes / "trace"), seconds):
+        for second, arrival in second_kills(numbered(homes / "trace"), seconds):
             shutil.rmtree(again)
             shutil.copytree(killed, again)
             assert indexer.run(again, f"{second}:kill:{arrival}") == KILLED
@@ -87,9 +93,11 @@ def test_a_second_kill_in_the_run_that_recovers(indexer, expected, homes):
             assert indexer.run(again) == 0
             assert state(again) == expected, (name, nth, second, arrival)
             points += 1
+            in_recovery += second.startswith("recovery.")
         shutil.rmtree(again)
         shutil.rmtree(killed)
     assert points >= min(KILLS, len(firsts))
+    assert in_recovery >= points // 8
 
 
 def traced(home, inject, order):
@@ -106,15 +114,28 @@ def test_a_kill_at_any_system_call_that_writes(indexer, expected, homes):
     home.mkdir()
     order = {"library": str(home / "library"), "failpoint": None, "trace": None}
     assert traced(home, [], order) == 0
-    calls = len(home.with_suffix(".log").read_text().splitlines())
-    assert calls > 150
-    points = sorted(random.Random(0).sample(range(1, calls + 1), min(max(3, KILLS // 4), calls)))
-    for nth in points:
-        home = homes / f"call{nth}"
+    counted, points = Counter(), []
+    for line in home.with_suffix(".log").read_text().splitlines():
+        call = line.split()[1].partition("(")[0]
+        counted[call] += 1  # as strace does, which counts each kind of call for itself
+        points.append((call, counted[call]))
+    assert len(points) > 150
+    assert {"pwrite64", "fdatasync", "ftruncate"} <= set(counted)
+    for number, (call, nth) in enumerate(chosen(points, max(3, KILLS // 4))):
+        home = homes / f"call{number}"
         home.mkdir()
         order["library"] = str(home / "library")
-        traced(home, ["-e", f"inject={CALLS}:signal=KILL:when={nth}"], order)
+        assert traced(home, ["-e", f"inject={call}:signal=KILL:when={nth}"], order) == KILLED, (call, nth)
         check_invariant(home)
         assert indexer.run(home) == 0
-        assert state(home) == expected, nth
+        assert state(home) == expected, (call, nth)
         shutil.rmtree(home)
+
+
+def chosen(points, count):
+    """`count` of (call, nth), at random; the rare calls, renames and syncs among them, come first."""
+    points = random.Random(0).sample(points, len(points))
+    rare = [point for point in points if point[0] not in ("pwrite64", "write")]
+    common = [point for point in points if point not in rare]
+    half = count // 2
+    return [*rare[:half], *common[: count - half], *rare[half:]][:count]

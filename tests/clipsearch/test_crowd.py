@@ -101,11 +101,12 @@ def write(start, told, end):
 
 fork = multiprocessing.get_context("fork")
 start, told, end = fork.Barrier(20), fork.Queue(), fork.Event()
-processes = [fork.Process(target=write, args=(start, told, end)) for _ in range(20)]
+# Whoever waits for the lock instead is ended with this process.
+processes = [fork.Process(target=write, args=(start, told, end), daemon=True) for _ in range(20)]
 for process in processes:
     process.start()
 for _ in processes:
-    print(told.get(timeout=60))
+    print(told.get(timeout=30))
 end.set()
 for process in processes:
     process.join()

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -106,6 +107,16 @@ def test_a_failed_sync_is_never_asked_again(tmp_path, monkeypatch):
     [descriptor] = asked
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
+
+
+@pytest.mark.parametrize("write", [durable.replace, partial(durable.append, at=0)])
+def test_a_folder_that_cannot_be_synced_is_an_error(tmp_path, monkeypatch, write):
+    def fail(descriptor):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StorageError, match="disk failed"):
+        write(tmp_path / "file", b"data", name="x")
 
 
 def test_replacing_keeps_the_old_file_when_the_body_raises(tmp_path):

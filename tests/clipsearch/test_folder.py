@@ -321,7 +321,10 @@ def test_a_second_writer_is_told_who_writes_and_a_killed_one_holds_nothing(folde
     assert holder.wait() == -signal.SIGKILL
     holder.stdin.close()
     holder.stdout.close()
-    assert f'"pid": {holder.pid}' in folder.layout.lock.read_text()
+    left = folder.layout.lock.read_text()
+    assert f'"pid": {holder.pid},' in left
+    # Its number is given to another process, here to this one.
+    folder.layout.lock.write_text(left.replace(f"{holder.pid},", f"{os.getpid()},"))
     fill(folder, "d")
     assert len(paths(folder)) == 4
 
@@ -395,6 +398,31 @@ with folder.writer() as writer:
         assert not index.exists()
         assert folder.check().is_good
         assert paths(folder) == [b"/p/a", b"/p/b", b"/p/c"]
+
+
+@pytest.mark.parametrize("first", ["catalog", "vectors"])
+def test_a_library_that_was_copied_while_it_was_written_is_noticed(folder, tmp_path, first):
+    """File by file, with a commit between the catalog and the vectors."""
+    space = fill(folder)
+    parts = {"catalog": shutil.ignore_patterns("spaces", "GENERATION", "SEAL")}
+    parts["vectors"] = shutil.ignore_patterns("catalog.db*", "LOCK")
+    with folder.writer() as writer:
+        writer.commit(batch("d", space))
+        shutil.copytree(folder.path, tmp_path / "copy", ignore=parts.pop(first))
+        writer.commit(batch("e", space))
+        shutil.copytree(folder.path, tmp_path / "copy", ignore=parts.popitem()[1], dirs_exist_ok=True)
+    with LibraryFolder.open(tmp_path / "copy") as copy:
+        health = copy.check()
+        lost, damaged = (1, []) if first == "catalog" else (0, [4])
+        assert (health.lost_generations, health.spaces[0].damaged) == (lost, damaged)
+        with copy.writer(repair=True) as writer:
+            assert writer.recovery.lost_generations == lost
+            assert writer.recovery.lost_embeddings == len(damaged)
+            if damaged:
+                with writer.reading() as catalog:
+                    assert [image.paths for image in catalog.known.pending(space.id)] == [(b"/p/e",)]
+        assert copy.check().is_good
+        assert paths(copy) == [b"/p/a", b"/p/b", b"/p/c", b"/p/d"]
 
 
 @pytest.mark.parametrize("name", ["catalog.db", "catalog.db-wal", "LOCK", "GENERATION", "SEAL", "vectors"])

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from clipsearch.errors import LibraryLocked, ModelInvalid, StorageError, UsageError
 from clipsearch.folder import LibraryFolder
 from clipsearch_indexer import places, plan, run, scan, survey
+from clipsearch_indexer.decode import DecodePool
 from clipsearch_indexer.ingest import Options, Progress, ingest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -319,14 +321,16 @@ def test_the_same_disk_under_another_identity_is_online(index, folder, photos, m
         assert [root.filesystem_id for root in catalog.roots.all()] == ["fsid:1"]
 
 
-def test_a_root_that_goes_away_while_it_is_scanned_loses_nothing(index, folder, photos, monkeypatch):
+@pytest.mark.parametrize("loss", [gone, emptied])
+def test_a_root_that_goes_away_while_it_is_scanned_loses_nothing(index, folder, photos, monkeypatch, loss):
     index(photos)
     before = fakes.contents(folder)
 
     def unplugged(*arguments, **options):
         entries = scan.scan(*arguments, **options)
         yield next(entries)
-        emptied(photos)
+        loss(photos)
+        yield from entries
 
     monkeypatch.setattr(survey, "scan", unplugged)
     summary = index()
@@ -389,6 +393,30 @@ def test_a_failure_is_recorded_once_and_not_tried_again_until_the_file_changes(i
     assert told(index(photos)) == {"new": 1, "unchanged": 4}
     with folder.reading() as catalog:
         assert catalog.failures.all() == []
+
+
+def test_a_file_that_kills_its_decoder_is_tried_again_only_when_it_changes(
+    folder, encoder, tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    monkeypatch.setattr("clipsearch_indexer.decode.DecodePool", DecodePool)
+    hooks = importlib.import_module("decode_hooks")
+    encoder.preprocess = SimpleNamespace(size=8, pixels=hooks.Hook(tmp_path / "log"))
+    for number in (10, 20):
+        fakes.write(tmp_path / "photos" / f"{number}.png", (number, 0, 0))
+    bad = fakes.write(tmp_path / "photos" / "bad.png", (hooks.CRASH, 0, 0))
+
+    def index():
+        (tmp_path / "log").write_text("")
+        summary = ingest(folder, encoder, [path(tmp_path, "photos")], Options(workers=1))
+        return told(summary), summary.failed, len((tmp_path / "log").read_text().split())
+
+    failed = [(path(bad), "the decoder crashed (SIGSEGV)")]
+    assert index() == ({"new": 2, "failed": 1}, failed, 4)  # tried twice
+    for _ in range(2):
+        assert index() == ({"unchanged": 2, "quarantined": 1}, [], 0)
+    fakes.write(bad, (30, 0, 0), size=(9, 9))
+    assert index() == ({"new": 1, "unchanged": 2}, [], 1)
 
 
 def test_a_failure_is_forgotten_with_its_file(index, folder, photos):

@@ -1,6 +1,7 @@
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -15,13 +16,14 @@ FAKE = [sys.executable, str(Path(__file__).with_name("fake_cli.py"))]
 
 
 class Server:
-    """Runs commands of `fake_cli.py`."""
+    """Runs commands of `fake_cli.py`, started by another program where `by` names one."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, by=()):
         self._folder = folder
         self._process = subprocess.Popen(
-            [*FAKE, "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*by, *FAKE, "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        self.pid = self._process.pid
 
     def run(self, arguments, cwd, environment):
         out, err = self._folder / "out", self._folder / "err"
@@ -38,6 +40,19 @@ class Server:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def mounting(tmp_path_factory):
+    """A server that has mounts of its own, where the kernel lets us have some."""
+    folder = tmp_path_factory.mktemp("mounting")
+    mount = ["unshare", "-m", "mount", "-t", "tmpfs", "disk", str(folder)]
+    tools = shutil.which("unshare") and shutil.which("nsenter")
+    if not tools or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no right to mount here")
+    server = Server(folder, by=["unshare", "-m"])
     yield server
     server.close()
 

@@ -1,10 +1,13 @@
 """The command line with the encoder of `fakes` in the place of a model, so that it starts without torch.
 
 With FAKE_PAUSE, the seconds that a batch takes, it says `embedded` on standard error before each; FAKE_COMMIT
-are the seconds between commits, FAKE_PATIENCE those for which a server waits for a client. `--serve` does
-the commands that come on standard input, decoding by itself.
+are the seconds between commits, FAKE_PATIENCE those for which a server waits for a client, FAKE_DIM how many
+numbers an embedding has; with FAKE_SERIAL there are no decoder processes. `--serve` does the commands that
+come on standard input, decoding by itself.
 """
 
+import gc
+import importlib
 import json
 import os
 import sys
@@ -38,11 +41,14 @@ def load_model(name=None, *, device=None):
     stem = Path(name or "colours").name
     if stem not in os.environ.get("FAKE_MODELS", "colours others").split():
         raise ModelNotFound(f"There is no model {stem}.")
-    return Encoder(stem)
+    return Encoder(stem, dim=int(os.environ.get("FAKE_DIM", "3")))
 
 
 def serve():
     """Do commands as they come, each in a process of its own, without the second that the imports take."""
+    for name in ("embeddings", "engine", "failures", "files", "images"):  # what is built with SQLAlchemy
+        importlib.import_module(f"clipsearch.store.{name}")
+    gc.freeze()  # a child has nothing of it to look through
     for line in sys.stdin:
         order = json.loads(line)
         child = os.fork()
@@ -65,6 +71,8 @@ if __name__ == "__main__":
     stand_in.load_model = load_model
     sys.modules["clipsearch.encoder"] = stand_in
     if sys.argv[1:] != ["--serve"] or serve():
+        if "FAKE_SERIAL" in os.environ:
+            indexer_decode.DecodePool = fakes.SerialPool
         indexer_run.COMMIT_SECONDS = float(os.environ.get("FAKE_COMMIT", "5"))
         if "FAKE_PATIENCE" in os.environ:
             from clipsearch import patience

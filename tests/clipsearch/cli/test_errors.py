@@ -104,7 +104,9 @@ def test_a_damaged_catalog_is_left_as_it_is(library):
     catalog = library.library / "catalog.db"
     catalog.write_bytes(b"not a database" * 1000)
     for command in (["status"], ["query", "red"], ["index"]):
-        assert "not the catalog" in library.error(*command, code=7)
+        said = library.error(*command, code=7)
+        assert "not the catalog" in said
+        assert "put a backup in its place" in said
     assert catalog.read_bytes() == b"not a database" * 1000
 
 

@@ -142,19 +142,38 @@ def test_a_signal_keeps_what_was_done_and_a_rerun_does_the_rest(commands, tmp_pa
 
 
 def test_kill_at_any_moment_and_the_rerun_gives_what_an_undisturbed_run_gives(commands, tmp_path):
-    write_many(tmp_path / "many", 24)
+    write_many(tmp_path / "many", 80)
     undisturbed = commands.over(tmp_path / "undisturbed")
     undisturbed("index", "many")
-    chance = random.Random(7)
+    chance, kept = random.Random(7), 0
     options = ("index", "many", "--batch", "2", "--workers", "1")
     for _ in range(4):
         process = commands.start(*options, FAKE_PAUSE="0.01", FAKE_COMMIT="0")
-        wait_for(process, 1)
-        time.sleep(chance.uniform(0, 0.08))
+        wait_for(process, 3)
+        time.sleep(chance.uniform(0, 0.05))
         process.kill()
-        process.communicate()
-    commands(*options)
+        before, later = kept, process.communicate()[1].count("embedded\n")
+        kept = json.loads(commands("status", "--json").stdout)["images"]
+        assert kept >= before + 2 * (2 + later)  # only the batch in flight is done again
+    done = json.loads(commands(*options, "--json").stdout)
+    assert (done["new"], done["reembedded"], done["unchanged"]) == (80 - kept, 0, kept)
     assert state(commands) == state(undisturbed)
+
+
+def test_a_log_that_is_removed_is_noticed_and_what_it_held_is_indexed_again(commands, tmp_path):
+    write_many(tmp_path / "many", 8)
+    process = commands.start(
+        "index", "many", "--batch", "2", FAKE_PAUSE="0.05", FAKE_COMMIT="0", FAKE_SERIAL="1"
+    )
+    wait_for(process, 4)
+    process.kill()
+    process.communicate()
+    assert json.loads(commands("status", "--json").stdout)["images"] >= 6
+    (commands.library / "catalog.db-wal").unlink()
+    assert "commits are gone" in commands("check", code=7).stderr
+    assert json.loads(commands("index", "many", "--json").stdout)["new"] == 8
+    commands("check", "--deep")
+    assert len(commands("query", "red").stdout.splitlines()) == 8
 
 
 def test_photos_on_a_read_only_disk(commands, photos, tmp_path):
