@@ -53,6 +53,8 @@ def test_a_stat_tells_that_nothing_is_to_be_done_only_of_a_file_that_had_come_to
         b"/p/b": 10,
     }
     assert stats[b"/p/b"] == (b"/p/b", 10, 10, 10, 7)
+    scene.catalog.roots.add(b"/q", "device 1")
+    assert scene.catalog.known.stats(scene.root, 2) == stats
     assert scene.catalog.known.stats(scene.root + 1, 2) == {}
 
 
