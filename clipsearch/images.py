@@ -109,6 +109,7 @@ def decode(
         if cover is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
             edge = max(1, round(cover * DCT_MARGIN))
             image.draft(None, (edge, edge))  # both edges: the orientation may swap them below
+            image.decodermaxblock = len(data)  # in one piece: it copies what it has not read between two
         image.load()
         # Only now: a PNG may bring its EXIF behind the pixels, and Pillow has turned a TIFF already.
         turn = orientation(image)

@@ -12,14 +12,16 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipsearch.durable import raise_for_too_many_files
 from clipsearch.errors import ModelInvalid, ModelNotFound, StorageError
 from clipsearch.layouts import TRUNK, Array, hugging_face_settings, model_cfg, table
 from clipsearch.preprocess import Preprocess
 from clipsearch.sizes import ClipConfig, TextConfig, VisionConfig
-from clipsearch.tokenizer import ClipTokenizer
+
+if TYPE_CHECKING:
+    from clipsearch.tokenizer import ClipTokenizer
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
@@ -157,6 +159,8 @@ def preprocess_of(values: Mapping[str, Any], size: int) -> Preprocess:
 
 def tokenizer_of(folder: Path, text: TextConfig) -> ClipTokenizer:
     """The tokenizer in a model folder. Raises ModelNotFound, ModelInvalid (as for another model's)."""
+    from clipsearch.tokenizer import ClipTokenizer  # not for those who have pictures to embed, or none
+
     path = folder / TOKENIZER
     if not path.is_file():
         raise ModelNotFound(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,9 +28,12 @@ from clipsearch.cli.light import LightCommand
 from clipsearch.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
     from clipsearch_indexer.ingest import Progress, Summary
 
 REASONS_SHOWN = 5
+_MOMENT = 0.5  # seconds
 
 
 class FolderCommand(LightCommand):
@@ -139,22 +143,39 @@ def _tell_plan(library: Path | None, budget: int | None, as_json: bool) -> None:
 
 @contextmanager
 def reporting() -> Iterator[Callable[[Progress], None]]:
-    """A bar for an indexing run."""
-    with progress_bar("photos") as bar:
-        task = bar.add_task("scanning", total=None, rate="")
-        started = time.monotonic()
-        stage = ""
+    """A bar for an indexing run on a terminal, once the run has lasted a moment: most find no change."""
+    began = time.monotonic()
+    bar: _Bar | None = None
+    with ExitStack() as opened:
 
         def report(progress: Progress) -> None:
-            nonlocal started, stage
-            if progress.stage != stage:
-                stage, started = progress.stage, time.monotonic()
-                bar.reset(task, total=progress.total or None, description=stage, rate="")
-            elapsed = time.monotonic() - started
-            rate = f"{progress.done / elapsed:.1f}/s" if elapsed > 1 else ""
-            bar.update(task, completed=progress.done, total=progress.total or None, rate=rate)
+            nonlocal bar
+            if bar is None and time.monotonic() - began > _MOMENT and sys.stderr.isatty():
+                bar = _Bar(opened.enter_context(progress_bar("photos")))
+            if bar is not None:
+                bar.tell(progress)
 
         yield report
+
+
+class _Bar:
+    """The bar of an indexing run: how far it is in its present stage."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+        self._task = bar.add_task("", total=None, rate="")
+        self._stage = ""
+        self._started = 0.0
+
+    def tell(self, progress: Progress) -> None:
+        """Show where the run is."""
+        now = time.monotonic()
+        if progress.stage != self._stage:
+            self._stage, self._started = progress.stage, now
+            self._bar.reset(self._task, total=progress.total or None, description=progress.stage, rate="")
+        elapsed = now - self._started
+        rate = f"{progress.done / elapsed:.1f}/s" if elapsed > 1 else ""
+        self._bar.update(self._task, completed=progress.done, total=progress.total or None, rate=rate)
 
 
 def tell(summary: Summary) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from clipsearch.store.chunks import chunks
 from clipsearch.store.files import Files, file_date
-from clipsearch.store.models import Embedding, Image
+from clipsearch.store.models import Image
 from clipsearch.store.rows import ImageRow, NewImage
 
 _IMAGE_COLUMNS = (
@@ -52,14 +52,6 @@ class Images:
             query = select(Image.hash, Image.id).where(Image.hash.in_(part))
             found.update((content, image) for content, image in self._connection.execute(query))
         return found
-
-    def known_sizes(self, space_id: int) -> dict[int, tuple[bytes, ...]]:
-        """Return size in bytes → hashes of the images that have an embedding in the space, in one query."""
-        query = select(Image.size, Image.hash).join(Embedding, Embedding.image_id == Image.id)
-        known: dict[int, list[bytes]] = {}
-        for size, content in self._connection.execute(query.where(Embedding.space_id == space_id)):
-            known.setdefault(size, []).append(content)
-        return {size: tuple(contents) for size, contents in known.items()}
 
     def record(self, images: Sequence[NewImage]) -> list[int]:
         """Insert images with the files they were found at and return their ids, in the order given.

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from clipsearch.store.rows import KnownFailure, KnownFile, PendingImage
+from clipsearch.store.chunks import chunks
+from clipsearch.store.rows import KnownFailure, KnownFile, LastStat, PendingImage
 
 _UNSIGNED = (1 << 64) - 1
 _FILES = (
     "SELECT path, id, image_id, size, mtime_ns, ctime_ns, inode, device, missing_since IS NOT NULL,"
-    " verified_at_ns FROM files WHERE root_id = ?"
+    " verified_at_ns FROM files"
+)
+_STATS = (
+    "SELECT path,"
+    " CASE WHEN missing_since IS NULL AND max(mtime_ns, ctime_ns) < verified_at_ns - ? THEN size END,"
+    " mtime_ns, ctime_ns, inode FROM files"
 )
 _FAILURES = "SELECT path, size, mtime_ns, kind, attempts FROM failures WHERE root_id = ?"
+_SIZES = "SELECT size, hash FROM embeddings JOIN images ON images.id = image_id WHERE space_id = ?"
 _PENDING = (
     "SELECT images.id, images.hash, images.size, files.path"
     " FROM images JOIN files ON files.image_id = images.id AND files.missing_since IS NULL"
@@ -39,9 +46,29 @@ class Known:
 
     def files(self, root_id: int) -> dict[bytes, KnownFile]:
         """Return path → what is known, for every file of a root (missing ones too), in one query."""
-        rows = self._driver.execute(_FILES, (root_id,)).fetchall()
-        make, known = tuple.__new__, KnownFile  # what KnownFile._make does, without the calls
-        return {row[0]: make(known, row[1:]) for row in rows} | _unwrapped(rows)
+        rows = self._driver.execute(f"{_FILES} WHERE root_id = ?", (root_id,)).fetchall()
+        return _by_path(rows)
+
+    def stats(self, root_id: int, racy_ns: int) -> dict[bytes, LastStat]:
+        """Return path → stat, for every file of a root: a part of what `files` returns, in half the time.
+
+        The size is None of a missing file, and of one that was not read more than `racy_ns` after its last
+        change.
+        """
+        # The only root has all files, and finding each by an index takes longer than going through them.
+        [(one,)] = self._driver.execute("SELECT count(*) = 1 FROM roots")
+        query = f"{_STATS} NOT INDEXED WHERE root_id = ?" if one else f"{_STATS} WHERE root_id = ?"
+        return {row[0]: row for row in self._driver.execute(query, (racy_ns, root_id)).fetchall()}
+
+    def files_at(self, root_id: int, paths: Iterable[bytes]) -> dict[bytes, KnownFile]:
+        """Return the part of `files` that is at these paths."""
+        rows: list[Any] = []
+        for part in chunks(list(paths)):
+            places = ", ".join("?" * len(part))
+            rows += self._driver.execute(
+                f"{_FILES} WHERE +root_id = ? AND path IN ({places})", (root_id, *part)
+            )
+        return _by_path(rows)
 
     def failures(self, root_id: int) -> dict[bytes, KnownFailure]:
         """Return path → what is known, for every failure under a root, in one query."""
@@ -59,9 +86,21 @@ class Known:
             found[image] = PendingImage(image, content, size, (*paths, path))
         return list(found.values())
 
+    def sizes(self, space_id: int) -> dict[int, tuple[bytes, ...]]:
+        """Return size in bytes → hashes of the images that have an embedding in the space, in one query."""
+        known: dict[int, list[bytes]] = {}
+        for size, content in self._driver.execute(_SIZES, (space_id,)):
+            known.setdefault(size, []).append(content)
+        return {size: tuple(contents) for size, contents in known.items()}
+
     def count_pending(self, space_id: int) -> int:
         """Return how many visible images have no embedding in the space."""
         return int(self._driver.execute(_COUNT_PENDING, {"space": space_id}).fetchone()[0])
+
+
+def _by_path(rows: Sequence[Sequence[Any]]) -> dict[bytes, KnownFile]:
+    make, known = tuple.__new__, KnownFile  # what KnownFile._make does, without the calls
+    return {row[0]: make(known, row[1:]) for row in rows} | _unwrapped(rows)
 
 
 def _unwrapped(rows: Sequence[Sequence[Any]]) -> dict[bytes, KnownFile]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 
 class StatLike(Protocol):
@@ -130,6 +130,14 @@ class KnownFile(NamedTuple):
     device: int
     missing: int
     verified_at_ns: int
+
+
+LastStat: TypeAlias = tuple[bytes, int | None, int, int, int]
+"""Path, size, mtime_ns, ctime_ns and inode (as a signed number) of a file when it was read.
+
+Where the same stat would not tell that nothing is to be done, the size is None. A plain tuple as the driver
+gives it: there is one for each file of a library.
+"""
 
 
 class StoredFile(NamedTuple):

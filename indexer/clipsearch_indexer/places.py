@@ -15,7 +15,7 @@ from typing import Literal, TypeVar
 
 from clipsearch.reachable import root_state
 from clipsearch.store.rows import KnownFile, RootRow
-from clipsearch_indexer.scan import FileStat, Unscanned, filesystem_id
+from clipsearch_indexer.scan import Found, filesystem_id
 
 Row = TypeVar("Row")
 State = Literal["online", "missing", "empty"]
@@ -34,7 +34,7 @@ class Place:
         """Whether `path` is to be looked for here."""
         return covers(self.path, path) and not self._is_inner(path)
 
-    def without_inner(self, found: Iterable[FileStat | Unscanned]) -> Iterator[FileStat | Unscanned]:
+    def without_inner(self, found: Iterable[Found]) -> Iterator[Found]:
         """What a scan of this place found, less what lies in another place."""
         if not self.inner:
             return iter(found)
@@ -81,6 +81,12 @@ def look_at(path: bytes) -> tuple[State, str]:
     return "missing", ""
 
 
+def is_doubtful(place: Place, home: RootRow, state: State, filesystem: str) -> bool:
+    """Whether it takes a look at what is known here to say that it is online."""
+    elsewhere = place.path == home.path and home.filesystem_id not in (None, filesystem)
+    return state != "online" or elsewhere
+
+
 def is_offline(
     place: Place, home: RootRow, known: Mapping[bytes, KnownFile], state: State, filesystem: str
 ) -> bool:
@@ -89,13 +95,12 @@ def is_offline(
     An unmounted disk reads as a missing or empty folder, or as one of another file system. The identity of
     a file system may also change by itself, so any known photo in its place says that it is the same.
     """
+    if not is_doubtful(place, home, state, filesystem):
+        return False
     if state == "missing":
         # A root that is a single file has vanished when its folder is there and holds others.
         single = set(known) <= {place.path} and bool(known)
         return not (single and root_state(os.path.dirname(place.path)) == "online")  # noqa: PTH120 (bytes)
-    elsewhere = place.path == home.path and home.filesystem_id not in (None, filesystem)
-    if state == "online" and not elsewhere:
-        return False
     photos = [path for path, row in known.items() if not row.missing]
     sample = photos[:: max(1, len(photos) // _SAMPLE)]
     return bool(photos) and not any(os.path.lexists(path) for path in sample)

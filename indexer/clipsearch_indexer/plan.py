@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from clipsearch.store.rows import KnownFailure, KnownFile, RootRow
 from clipsearch_indexer.places import Place
-from clipsearch_indexer.scan import FileStat, Unscanned
+from clipsearch_indexer.scan import FileStat, Found, Settled, Unscanned
 
 Row = TypeVar("Row")
 
@@ -56,12 +56,12 @@ class Plan:
 def make_plan(
     root: RootRow,
     place: Place,
-    found: Iterable[FileStat | Unscanned],
+    found: Iterable[Found],
     known: Mapping[bytes, KnownFile],
     failures: Mapping[bytes, KnownFailure],
     lacks_embedding: Callable[[KnownFile], bool] = lambda row: False,
 ) -> Plan:
-    """Compare a scan of `place` with what the catalog knows there.
+    """Compare a scan of `place` with what the catalog knows there, but for the files that the scan settled.
 
     `lacks_embedding` says of an unchanged file whether it must be read nonetheless, for a model that has not
     embedded it. Device numbers are not compared: a disk gets another one at each mount.
@@ -71,6 +71,9 @@ def make_plan(
     for entry in found:
         if isinstance(entry, Unscanned):
             plan.unscanned.append(entry)
+            continue
+        if isinstance(entry, Settled):
+            plan.unchanged += entry.files
             continue
         row = plan.vanished.pop(entry.path, None)
         failure = forgotten.pop(entry.path, None)

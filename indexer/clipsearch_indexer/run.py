@@ -150,7 +150,7 @@ class Run:
     def _recall(self) -> None:
         """Learn which contents have an embedding already: only a run that reads files has to know."""
         with self._writer.reading() as catalog:
-            self._known_sizes = catalog.images.known_sizes(self._space.id)
+            self._known_sizes = catalog.known.sizes(self._space.id)
         self._known = {content for contents in self._known_sizes.values() for content in contents}
         self._encoder_works = bool(self._known)
 

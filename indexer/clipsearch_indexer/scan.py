@@ -13,11 +13,15 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from operator import attrgetter
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from clipsearch.files import SUFFIXES
+
+if TYPE_CHECKING:
+    from clipsearch.store.rows import LastStat
 
 DEFAULT_EXCLUDES = (
     ".[!.]*",  # hidden: .git, .thumbnails, .Trash-1000, AppleDouble's ._IMG_1.jpg (but not "...jpg")
@@ -33,7 +37,9 @@ DEFAULT_EXCLUDES = (
 
 _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 _SUFFIXES = frozenset(suffix[1:].encode() for suffix in SUFFIXES)
+_COMMON = frozenset(case for suffix in SUFFIXES for case in (suffix.encode(), suffix.upper().encode()))
 _UUIDS = "/dev/disk/by-uuid"
+_UNSIGNED = (1 << 64) - 1
 
 
 class FileStat(NamedTuple):
@@ -67,9 +73,25 @@ class Unscanned:
     are left alone on purpose."""
 
 
+class Settled(NamedTuple):
+    """Image files of one folder that are as they were, and so are not yielded one by one."""
+
+    path: bytes
+    """Of the folder, absolute."""
+    files: int
+    """How many there are."""
+
+
+Found: TypeAlias = FileStat | Unscanned | Settled
+
+
 def scan(
-    root: bytes, *, excludes: Sequence[str] = DEFAULT_EXCLUDES, follow_symlinks: bool = False
-) -> Iterator[FileStat | Unscanned]:
+    root: bytes,
+    *,
+    excludes: Sequence[str] = DEFAULT_EXCLUDES,
+    follow_symlinks: bool = False,
+    known: dict[bytes, LastStat] | None = None,
+) -> Iterator[Found]:
     """Walk `root`, depth first and sorted by name within a folder, and yield every image file.
 
     A file counts as an image by its suffix (`clipsearch.files.SUFFIXES`, any case). A root that is
@@ -80,6 +102,8 @@ def scan(
         the root, where `*` also matches slashes. A folder that matches is not entered.
     follow_symlinks: enter linked folders (each real folder once) and take linked files. A link outside
         the root then brings in what lies there.
+    known: path → stat of files that need not be yielded where they are as they were. Those are taken out
+        of it, and counted in a `Settled` for each folder.
     """
     root = os.path.abspath(root)
     try:
@@ -90,7 +114,7 @@ def scan(
     if stat.S_ISREG(status.st_mode):
         yield FileStat.of(root, status)
     elif stat.S_ISDIR(status.st_mode):
-        yield from _Walk(root, status, excludes, follow_symlinks)
+        yield from _Walk(root, status, excludes, follow_symlinks, {} if known is None else known)
     else:
         yield Unscanned(root, "neither a folder nor a regular file", "special")
 
@@ -99,35 +123,93 @@ class _Walk:
     """One walk below a folder; iterating over it walks."""
 
     def __init__(
-        self, root: bytes, status: os.stat_result, excludes: Sequence[str], follow_symlinks: bool
+        self,
+        root: bytes,
+        status: os.stat_result,
+        excludes: Sequence[str],
+        follow_symlinks: bool,
+        known: dict[bytes, LastStat],
     ) -> None:
-        globs = [glob.strip("/") for glob in excludes]
-        self._names = _any_of([glob for glob in globs if "/" not in glob])
+        globs = [glob.strip("/") for glob in excludes if glob.strip("/")]
+        by_name = [glob for glob in globs if "/" not in glob]
+        self._names = _any_of(by_name)
+        self._initials = _initials(by_name)
         self._paths = _any_of([glob for glob in globs if "/" in glob])
         self._root = root
         self._follow = follow_symlinks
+        self._known = known
         self._entered = {(status.st_dev, status.st_ino)}  # kept up with links only: else nothing leads back
 
-    def __iter__(self) -> Iterator[FileStat | Unscanned]:
-        stack = [iter(_entries(self._root))]  # one iterator a level, not one Python frame
+    def __iter__(self) -> Iterator[Found]:
+        stack = [iter(self._entries(self._root))]  # one iterator a level, not one Python frame
         look = self._look
         while stack:
             for entry in stack[-1]:  # on from where it was left
-                found = entry if isinstance(entry, Unscanned) else look(entry)
+                found = entry if isinstance(entry, Unscanned | Settled) else look(entry)
                 if isinstance(found, bytes):
-                    stack.append(iter(_entries(found)))
+                    stack.append(iter(self._entries(found)))
                     break
                 if found is not None:
                     yield found
             else:
                 stack.pop()
 
+    def _entries(self, folder: bytes) -> list[os.DirEntry[bytes] | Unscanned | Settled]:
+        """How much of a folder is settled, the rest by name, and what kept it from being read whole."""
+        rest: list[os.DirEntry[bytes]] = []
+        trouble: list[Unscanned] = []
+        before = len(self._known)
+        try:
+            with os.scandir(folder) as listing:
+                if self._known:
+                    self._settle(listing, rest)
+                else:
+                    rest.extend(listing)
+        except OSError as error:
+            trouble.append(Unscanned(folder, _why(error), "directory"))
+        rest.sort(key=attrgetter("name"))
+        settled = before - len(self._known)
+        return [*([Settled(folder, settled)] if settled else []), *rest, *trouble]
+
+    def _settle(self, listing: Iterable[os.DirEntry[bytes]], rest: list[os.DirEntry[bytes]]) -> None:
+        """Forget the files that are as they were; the other entries go to `rest`.
+
+        Written out in one piece: this is what every file of a library costs where nothing has changed.
+        """
+        known, initials, paths = self._known, self._initials, self._paths
+        for entry in listing:
+            last = known.pop(entry.path, None)
+            if last is not None:
+                name = entry.name
+                _, size, mtime_ns, ctime_ns, inode = last
+                try:
+                    if (
+                        ((name[0] not in initials and paths is None) or not self._is_excluded(entry))
+                        and (name[-4:] in _COMMON or is_image_name(name))
+                        and entry.is_file(follow_symlinks=False)
+                        and (status := entry.stat(follow_symlinks=False)).st_size == size
+                        and status.st_mtime_ns == mtime_ns
+                        and status.st_ctime_ns == ctime_ns
+                        and status.st_ino == (inode if inode >= 0 else inode & _UNSIGNED)
+                    ):
+                        continue
+                except OSError:  # met once more, and told, as the walk gets to it
+                    pass
+                known[entry.path] = last
+            rest.append(entry)
+
+    def _is_excluded(self, entry: os.DirEntry[bytes]) -> bool:
+        """Whether any pattern matches the name or the path."""
+        if self._names is not None and self._names(entry.name.decode(_ENCODING, _ERRORS)):
+            return True
+        return self._paths is not None and bool(
+            self._paths(os.fsdecode(os.path.relpath(entry.path, self._root)))
+        )
+
     def _look(self, entry: os.DirEntry[bytes]) -> FileStat | Unscanned | bytes | None:
         """What to yield for `entry`, or the folder to enter, or None for what is of no interest."""
         name = entry.name
-        if self._names is not None and self._names(name.decode(_ENCODING, _ERRORS)):
-            return None
-        if self._paths is not None and self._paths(os.fsdecode(os.path.relpath(entry.path, self._root))):
+        if self._is_excluded(entry):
             return None
         is_image = is_image_name(name)
         try:
@@ -160,17 +242,11 @@ def _any_of(globs: list[str]) -> Callable[[str], object] | None:
     return re.compile("|".join(fnmatch.translate(glob) for glob in globs)).match if globs else None
 
 
-def _entries(folder: bytes) -> list[os.DirEntry[bytes] | Unscanned]:
-    """The entries of a folder by name, and behind them the trouble that kept it from being read whole."""
-    entries: list[os.DirEntry[bytes]] = []
-    trouble: list[Unscanned] = []
-    try:
-        with os.scandir(folder) as listing:
-            entries.extend(listing)
-    except OSError as error:
-        trouble.append(Unscanned(folder, _why(error), "directory"))
-    entries.sort(key=lambda entry: entry.name)
-    return [*entries, *trouble]
+def _initials(globs: list[str]) -> frozenset[int]:
+    """The bytes that a name which any of the patterns matches may begin with."""
+    if any(glob[0] in "*?[" for glob in globs):
+        return frozenset(range(256))
+    return frozenset(glob[0].encode(_ENCODING, _ERRORS)[0] for glob in globs)
 
 
 def _skipped_link(entry: os.DirEntry[bytes], is_image: bool) -> Unscanned | None:

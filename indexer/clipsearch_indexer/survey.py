@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
 
 from clipsearch.errors import UsageError
 from clipsearch.folder import Writer
 from clipsearch.paths import display
-from clipsearch.store import KnownFile, RootRow, SpaceRow
+from clipsearch.store import KnownFile, LastStat, RootRow, SpaceRow
+from clipsearch_indexer import plan as planning
 from clipsearch_indexer.contract import Options, Progress, Summary
-from clipsearch_indexer.places import Place, State, home_of, is_offline, look_at, places
+from clipsearch_indexer.places import Place, State, home_of, is_doubtful, is_offline, look_at, places
 from clipsearch_indexer.plan import Plan, make_plan
-from clipsearch_indexer.scan import FileStat, Unscanned, scan
+from clipsearch_indexer.scan import Found, Settled, scan
 from clipsearch_indexer.shield import Shield
 
-Entry = TypeVar("Entry")
 _REPORT_EVERY = 200
 
 
@@ -37,7 +36,7 @@ class Survey:
         self._summary = summary
         self._report = report
         self._shield = shield
-        self._met = 0
+        self._met = self._reported = 0
         with writer.reading() as catalog:
             self._roots = catalog.roots.all()
         self._pending = self._pending_images()
@@ -61,8 +60,10 @@ class Survey:
         state, filesystem = look_at(place.path)
         if home is None:
             home = self._new_root(place.path, filesystem)
-        with self._writer.reading() as catalog:
-            known = place.rows(catalog.known.files(home.id), home)
+        known: Mapping[bytes, KnownFile] = {}
+        if is_doubtful(place, home, state, filesystem):
+            with self._writer.reading() as catalog:
+                known = place.rows(catalog.known.files(home.id), home)
         if state == "missing" and place.path != home.path and not known:
             raise _nothing_there(place.path)
         offline = is_offline(place, home, known, state, filesystem)
@@ -70,46 +71,61 @@ class Survey:
         if offline:
             self._summary.offline.append(place.path)
             return None
-        plan = self._compare(place, home, state, known)
+        plan = self._compare(place, home, state)
         self._summary.unchanged += plan.unchanged
         self._summary.quarantined += plan.quarantined
         self._summary.unscanned += [(entry.path, entry.reason) for entry in plan.unscanned]
         return plan
 
-    def _compare(self, place: Place, home: RootRow, state: State, known: Mapping[bytes, KnownFile]) -> Plan:
-        found: Iterable[FileStat | Unscanned] = ()
-        if state != "missing":  # else a single file that has vanished
-            options = self._options
-            found = scan(place.path, excludes=options.excludes, follow_symlinks=options.follow_symlinks)
+    def _compare(self, place: Place, home: RootRow, state: State) -> Plan:
         with self._writer.reading() as catalog, self._shield.let_through():
             failures = place.rows(catalog.known.failures(home.id), home)
+            stats = place.rows(catalog.known.stats(home.id, planning.RACY_NS), home)
+            self._unsettle(stats, failures)
+            # A place that is missing is a single file that has vanished.
+            met = [] if state == "missing" else list(self._scan(place, stats))
+            known = catalog.known.files_at(home.id, stats)  # what the scan did not settle
 
             def lacks_embedding(row: KnownFile) -> bool:
                 if row.missing:  # and so not among the pending images, which are visible
                     return catalog.search.slot_of_image(self._space.id, row.image_id) is None
                 if row.image_id not in self._pending:
                     return False
-                self._pending.discard(row.image_id)  # one of its files is enough
+                del self._pending[row.image_id]  # one of its files is enough
                 return True
 
-            met = self._counted(place.without_inner(found))
             return make_plan(home, place, met, known, failures, lacks_embedding)
 
-    def _counted(self, entries: Iterable[Entry]) -> Iterator[Entry]:
-        for entry in entries:
-            self._met += 1
-            if self._met % _REPORT_EVERY == 0:
+    def _unsettle(self, stats: dict[bytes, LastStat], failures: Iterable[bytes]) -> None:
+        """Forget the stat of files that there is something to do about even where it is the same."""
+        for paths in (failures, *self._pending.values()):
+            for path in paths:
+                if path in stats:
+                    stats[path] = path, None, 0, 0, 0
+
+    def _scan(self, place: Place, stats: dict[bytes, LastStat]) -> Iterator[Found]:
+        """Scan a place, and take out of `stats` what is as it was."""
+        options = self._options
+        found = scan(
+            place.path, excludes=options.excludes, follow_symlinks=options.follow_symlinks, known=stats
+        )
+        for entry in place.without_inner(found):
+            self._met += entry.files if isinstance(entry, Settled) else 1
+            if self._met - self._reported >= _REPORT_EVERY:
+                self._reported = self._met
                 self._report(Progress("scanning", self._met, 0))
             yield entry
 
-    def _pending_images(self) -> set[int]:
-        """Visible images that this model has not embedded."""
-        found: set[int] = set()
+    def _pending_images(self) -> dict[int, tuple[bytes, ...]]:
+        """Visible images that this model has not embedded, with their paths."""
+        found: dict[int, tuple[bytes, ...]] = {}
         with self._writer.reading() as catalog:
+            if not catalog.known.count_pending(self._space.id):  # a third of the time of finding none
+                return found
             last = 0
             while page := catalog.known.pending(self._space.id, after_id=last):
                 last = page[-1].image_id
-                found.update(image.image_id for image in page)
+                found.update((image.image_id, image.paths) for image in page)
         return found
 
     def _new_root(self, path: bytes, filesystem: str) -> RootRow:

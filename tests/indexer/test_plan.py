@@ -3,7 +3,7 @@ import pytest
 from clipsearch.store.rows import KnownFailure, KnownFile, RootRow
 from clipsearch_indexer.places import Place, covers, home_of, places
 from clipsearch_indexer.plan import make_plan
-from clipsearch_indexer.scan import FileStat, Unscanned
+from clipsearch_indexer.scan import FileStat, Settled, Unscanned
 
 SECOND = 1_000_000_000
 ROOT = RootRow(1, b"/p", None, True, None)
@@ -133,3 +133,8 @@ def test_covers_goes_by_whole_names():
     assert covers(b"/a/", b"/a/b")
     assert covers(b"/a", b"/a")
     assert not covers(b"/a", b"/ab")
+
+
+def test_what_the_scan_settled_is_unchanged():
+    found = plan([Settled(b"/p", 7), FILE], {FILE.path: ROW})
+    assert (found.unchanged, found.work) == (8, [])

@@ -1,18 +1,21 @@
 # ruff: noqa: PTH118, PTH119
 # The paths under test are bytes, which pathlib cannot hold.
+import contextlib
 import inspect
 import os
 import socket
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clipsearch.reachable import root_state
-from clipsearch_indexer import scan as module
+from clipsearch.store import LastStat
 from clipsearch_indexer.scan import (
     FileStat,
+    Settled,
     Unscanned,
     filesystem_id,
     is_image_name,
@@ -219,7 +222,7 @@ def test_a_file_that_may_not_be_looked_at_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = Unstatable(os.fsencode(tmp_path / "x.jpg"))
-    monkeypatch.setattr(module, "_entries", lambda _folder: [entry])
+    monkeypatch.setattr(os, "scandir", lambda _folder: contextlib.nullcontext([entry]))
     assert list(scan(os.fsencode(tmp_path))) == [Unscanned(entry.path, "Permission denied", "file")]
 
 
@@ -257,3 +260,88 @@ def test_the_filesystem_id_tells_file_systems_apart(tmp_path: Path) -> None:
     assert filesystem_id(b"/proc") != filesystem_id(os.fsencode(tmp_path))
     with pytest.raises(FileNotFoundError):
         filesystem_id(os.fsencode(tmp_path / "gone"))
+
+
+def last_stats(root: Path, **options: Any) -> dict[bytes, LastStat]:
+    found = [item for item in scan(os.fsencode(root), **options) if isinstance(item, FileStat)]
+    return {file.path: (file.path, file.size, file.mtime_ns, file.ctime_ns, file.inode) for file in found}
+
+
+def test_known_files_that_are_as_they_were_are_counted_and_the_others_are_yielded(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg", "b.JPG", "sub/c.heif ", "sub/d.jpeg", "sub/e.png", "sub/f.png", "sub/g.png")
+    root = os.fsencode(tmp_path)
+    known = last_stats(tmp_path)
+    make(tmp_path, "new.jpg")
+    path = root + b"/sub/d.jpeg"
+    for place in range(1, 5):  # size, either time, inode
+        last = list(known[path])
+        last[place] += 1  # type: ignore[operator]
+        changed = {path: tuple(last)}
+        left = {**known, **changed, root + b"/gone.jpg": known[path]}
+        found = list(scan(root, known=left))  # type: ignore[arg-type]
+        assert [item for item in found if isinstance(item, Settled)] == [
+            Settled(root, 2),
+            Settled(root + b"/sub", 4),
+        ]
+        assert [item.path for item in found if isinstance(item, FileStat)] == [root + b"/new.jpg", path]
+        assert set(left) == {path, root + b"/gone.jpg"}
+
+
+def test_a_stat_without_a_size_settles_nothing(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg")
+    [(path, last)] = last_stats(tmp_path).items()
+    known = {path: (path, None, *last[2:])}
+    assert [type(item) for item in scan(os.fsencode(tmp_path), known=known)] == [FileStat]
+    assert set(known) == {path}
+
+
+def test_inodes_of_64_bits_are_known_as_signed_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, "a.jpg")
+    entry = Inode64(os.fsencode(tmp_path / "a.jpg"))
+    monkeypatch.setattr(os, "scandir", lambda _folder: contextlib.nullcontext([entry]))
+    known: dict[bytes, LastStat] = {entry.path: (entry.path, 1, 2, 3, -1)}
+    assert list(scan(os.fsencode(tmp_path), known=known)) == [Settled(os.fsencode(tmp_path), 1)]
+
+
+class Inode64:
+    """A directory entry of a file with the largest of inode numbers."""
+
+    def __init__(self, path: bytes) -> None:
+        self.path = path
+        self.name = os.path.basename(path)
+
+    def is_file(self, *, follow_symlinks: bool) -> bool:
+        return not follow_symlinks
+
+    def stat(self, *, follow_symlinks: bool) -> Any:
+        assert not follow_symlinks
+        return types.SimpleNamespace(st_size=1, st_mtime_ns=2, st_ctime_ns=3, st_ino=2**64 - 1)
+
+
+@pytest.mark.parametrize("pattern", ["raw.jpg", "*w.jpg", "[r]aw.jpg", "?aw.jpg", "sub/raw.jpg", "s*/*w.jpg"])
+def test_a_known_file_that_is_excluded_now_is_not_met(tmp_path: Path, pattern: str) -> None:
+    make(tmp_path, "a.jpg", "sub/raw.jpg")
+    known = last_stats(tmp_path)
+    found = list(scan(os.fsencode(tmp_path), excludes=["é*", "", "/", pattern], known=known))
+    assert found == [Settled(os.fsencode(tmp_path), 1)]
+    assert set(known) == {os.fsencode(tmp_path / "sub/raw.jpg")}
+
+
+def test_what_is_no_file_any_more_is_not_settled(tmp_path: Path) -> None:
+    make(tmp_path, "link.jpg", "folder.jpg", "photo.xyz", "target")
+    known = {path: last_stats(Path(os.fsdecode(path)))[path] for path in sorted_paths(tmp_path)}
+    for name in ("link.jpg", "folder.jpg"):
+        (tmp_path / name).unlink()
+    (tmp_path / "link.jpg").symlink_to("target")
+    (tmp_path / "folder.jpg").mkdir()
+    left = dict(known)
+    found = list(scan(os.fsencode(tmp_path), known=left))
+    assert [item.path for item in found] == [os.fsencode(tmp_path / "link.jpg")]
+    assert isinstance(found[0], Unscanned)
+    assert left == known
+
+
+def sorted_paths(root: Path) -> list[bytes]:
+    return sorted(os.fsencode(path) for path in root.iterdir())

@@ -21,9 +21,9 @@ from clipsearch_train.compute import pick_device
 # The others wait this long while the first process evaluates or asks the teachers.
 _PATIENCE = timedelta(hours=6)
 _LETTING_GO = 0.5
-"""Seconds. Once all have heard of the last operation, a thread of gloo's may still hold its tensors. If it lets go
-of them while the interpreter ends, the process is aborted (pytorch/pytorch#179291); destroying the group does not
-wait for its threads."""
+"""Seconds. When the last operation is done, a thread of gloo's may still hold its tensors. If it lets go
+of them while the interpreter ends, the process is aborted (pytorch/pytorch#179291), and destroying the
+group does not wait for its threads."""
 
 
 def asked_processes() -> int:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clipsearch.store import KnownFile, NewFailure, PruneResult
+from clipsearch.store import FoundFile, KnownFile, NewFailure, PruneResult
 
 
 def test_known_gives_back_what_the_scan_saw(scene):
@@ -38,6 +38,31 @@ def test_a_time_beyond_every_calendar_does_no_harm(scene):
     image = scene.add("a", b"/p/a", mtime_ns=2**80)
     assert scene.catalog.known.files(scene.root)[b"/p/a"].mtime_ns == 2**63 - 1
     assert scene.catalog.images.get(image).dated_at is None
+
+
+def test_a_stat_tells_that_nothing_is_to_be_done_only_of_a_file_that_had_come_to_rest(scene):
+    image = scene.add("a", b"/p/a", b"/p/gone")
+    scene.catalog.files.mark_missing([scene.file_id(b"/p/gone")])
+    times = {"b": (10, 10, 13), "c": (11, 10, 13), "d": (10, 11, 13), "e": (10, 10, 12)}
+    for name, (mtime_ns, ctime_ns, verified) in times.items():
+        stat = scene.file(b"/p/" + name.encode(), mtime_ns=mtime_ns, ctime_ns=ctime_ns).stat
+        scene.catalog.files.place([(image, FoundFile(scene.root, stat, verified))])
+    stats = scene.catalog.known.stats(scene.root, 2)
+    assert {path: size for path, (_, size, *_) in stats.items()} == {
+        **dict.fromkeys((b"/p/a", b"/p/gone", b"/p/c", b"/p/d", b"/p/e")),
+        b"/p/b": 10,
+    }
+    assert stats[b"/p/b"] == (b"/p/b", 10, 10, 10, 7)
+    scene.catalog.roots.add(b"/q", "device 1")
+    assert scene.catalog.known.stats(scene.root, 2) == stats
+    assert scene.catalog.known.stats(scene.root + 1, 2) == {}
+
+
+def test_files_at_paths_are_those_of_the_root(scene):
+    scene.add("a", b"/p/a", b"/p/b")
+    files = scene.catalog.known.files(scene.root)
+    assert scene.catalog.known.files_at(scene.root, [b"/p/b", b"/p/c"]) == {b"/p/b": files[b"/p/b"]}
+    assert scene.catalog.known.files_at(scene.root + 1, [b"/p/b"]) == {}
 
 
 @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -17,7 +17,7 @@ def test_known_sizes_are_those_of_embedded_images(scene):
     scene.add("a", b"/p/a")
     scene.add("b", b"/p/b")
     scene.add("c", b"/p/c", embed=False)
-    known = scene.catalog.images.known_sizes(scene.space)
+    known = scene.catalog.known.sizes(scene.space)
     assert {size: set(hashes) for size, hashes in known.items()} == {10: {scene.hash("a"), scene.hash("b")}}
 
 
