@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from clipsearch.devices import cpu_has_bf16, may_have_gpu
+from clipsearch.devices import may_have_gpu
 from clipsearch.errors import ImageError, UsageError
 from clipsearch.images import decode, to_rgb
 from clipsearch.preprocess import Preprocess
@@ -137,7 +137,8 @@ def load_model(
     """Load a model by name (`mini`, a pulled one) or from a folder.
 
     None picks the best model on this machine. `device` is a torch device; None picks the best there is. On a
-    CPU without bfloat16 the model runs without torch, which is not imported then, in the same precision.
+    CPU the model runs without torch, in the same precision; with bfloat16 instructions many images at once
+    run in torch, see `clipsearch.bf16_tower`.
     Nothing is ever downloaded here; see `clipsearch.zoo.pull`.
     Raises ModelNotFound, ModelInvalid or UsageError (no such device).
     """
@@ -148,7 +149,7 @@ def load_model(
 
 def _runtime_is_best(device: str | None) -> bool:
     """Whether a model had better run in ONNX Runtime, if that can run it."""
-    if device not in (None, "cpu") or cpu_has_bf16() or find_spec("onnxruntime") is None:
+    if device not in (None, "cpu") or find_spec("onnxruntime") is None:
         return False
     if device is None and may_have_gpu():
         from clipsearch.torch_towers import Device

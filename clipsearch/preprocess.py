@@ -71,7 +71,7 @@ class Preprocess:
         x = torch.from_numpy(np.ascontiguousarray(pixels_NYXC)).to(device).permute(0, 3, 1, 2)
         mean = torch.tensor(self.mean, device=device).view(3, 1, 1)
         std = torch.tensor(self.std, device=device).view(3, 1, 1)
-        return (x.float() / 255 - mean) / std
+        return x.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
 
     def to_dict(self) -> dict[str, Any]:
         """OpenCLIP's `preprocess_cfg`."""

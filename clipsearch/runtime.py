@@ -20,7 +20,8 @@ class Session:
 
     def __init__(self, model: bytes, weights: Mapping[str, Floats], threads: int) -> None:
         onnxruntime = _silent_runtime()
-        _check_finite(weights)
+        for name, array in weights.items():
+            check_finite(name, array)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors; its warnings are remarks on optimisation
         options.intra_op_num_threads = threads
@@ -50,8 +51,8 @@ def _silent_runtime() -> Any:
     return onnxruntime
 
 
-def _check_finite(weights: Mapping[str, Floats]) -> None:
-    for name, array in weights.items():
-        with np.errstate(all="ignore"):
-            if not np.isfinite(array.sum(dtype=np.float32)):
-                raise ValueError(f"{name} holds values that are not numbers")
+def check_finite(name: str, weight: Floats) -> None:
+    """Raise ValueError for a weight that holds what is no number, or numbers too large to be added."""
+    with np.errstate(all="ignore"):
+        if not np.isfinite(weight.sum(dtype=np.float32)):
+            raise ValueError(f"{name} holds values that are not numbers")

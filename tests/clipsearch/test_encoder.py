@@ -10,7 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from clipsearch import encoder as encoders
-from clipsearch import torch_towers
+from clipsearch import runtime_towers, torch_towers
+from clipsearch.bf16_tower import multiplies_bf16
 from clipsearch.encoder import Encoder, load_model
 from clipsearch.errors import ImageError, ModelInvalid, UsageError
 from clipsearch.mapped_model import MappedModel
@@ -21,6 +22,7 @@ from clipsearch.tokenizer import ClipTokenizer
 from clipsearch.torch_towers import Device, TorchTowers
 from clipsearch.weights import OPEN_CLIP_WEIGHTS, LoadedModel, save_folder
 
+needs_bf16 = pytest.mark.skipif(not multiplies_bf16(), reason="no bfloat16 in this CPU")
 VISION = {
     "vit": VisionConfig(32, 2, 32, 8, head_width=16),
     "resnet": VisionConfig(64, (1, 1, 1, 1), 8, None, head_width=16),
@@ -95,6 +97,7 @@ def test_features_are_the_model_s(
     assert np.abs(encoder.encode_text(TEXTS) - texts).max() <= 2e-6
 
 
+@needs_bf16
 def test_bfloat16_stays_near_single_precision(tokenizer: ClipTokenizer) -> None:
     single = in_torch(make(tokenizer))
     half = in_torch(make(tokenizer), bf16=True)
@@ -209,12 +212,12 @@ def test_load_model_by_folder(tokenizer: ClipTokenizer, tmp_path: Path) -> None:
     assert (encoder.encode_text(TEXTS) == again.encode_text(TEXTS)).all()
 
 
-@pytest.fixture
-def torch_is_faster(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
-    """Say whether this machine is one where torch is; it computes in single precision in any case."""
-    monkeypatch.setattr(torch_towers, "cpu_has_bf16", lambda: False)
+@pytest.fixture(autouse=True)
+def a_plain_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No GPU, and no bfloat16 but where a test asks for it."""
+    monkeypatch.setattr(torch_towers, "multiplies_bf16", lambda: False)
+    monkeypatch.setattr(runtime_towers, "cpu_has_bf16", lambda: False)
     monkeypatch.setattr(encoders, "may_have_gpu", lambda: False)
-    return lambda answer: monkeypatch.setattr(encoders, "cpu_has_bf16", lambda: answer)
 
 
 @pytest.fixture
@@ -228,11 +231,10 @@ def runs_in_torch(encoder: Encoder) -> bool:
     return isinstance(encoder._towers, TorchTowers)
 
 
-def test_both_ways_give_the_same(folder: Path, torch_is_faster: Callable[[bool], None]) -> None:
-    torch_is_faster(True)
-    whole = load_model(folder)
-    torch_is_faster(False)
+def test_both_ways_give_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     light = load_model(folder)
+    monkeypatch.setattr(encoders, "find_spec", lambda _: None)
+    whole = load_model(folder)
     assert (runs_in_torch(whole), runs_in_torch(light)) == (True, False)
     for fact in ("name", "source", "fingerprint", "preprocess", "dim", "device"):
         assert getattr(light, fact) == getattr(whole, fact), fact
@@ -241,10 +243,7 @@ def test_both_ways_give_the_same(folder: Path, torch_is_faster: Callable[[bool],
     assert np.abs(light.encode_text(TEXTS) - whole.encode_text(TEXTS)).max() <= 1e-5
 
 
-def test_torch_serves_what_only_torch_can(
-    folder: Path, torch_is_faster: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch_is_faster(False)
+def test_torch_serves_what_only_torch_can(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not runs_in_torch(load_model(folder, device="cpu"))
     with pytest.raises(UsageError, match="There is no device"):
         load_model(folder, device="meta")
@@ -260,10 +259,33 @@ def test_torch_serves_what_only_torch_can(
     assert runs_in_torch(load_model(folder))
 
 
-def test_damaged_weights_are_told_without_torch(
-    folder: Path, torch_is_faster: Callable[[bool], None]
+@needs_bf16
+def test_many_pictures_go_to_bfloat16_and_few_to_the_runtime(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch_is_faster(False)
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
+    single = load_model(folder).encode_pixels(pixels)
+    monkeypatch.setattr(runtime_towers, "cpu_has_bf16", lambda: True)
+    encoder = load_model(folder)
+    assert (encoder.encode_pixels(pixels[:7]) == single[:7]).all()
+    many = encoder.encode_pixels(pixels)
+    assert not (many == single).all(), "bfloat16 must have been used"
+    assert (many * single).sum(axis=1).min() >= 0.999
+    assert (encoder.encode_pixels(pixels[:2]) == encoder.encode_pixels(pixels[:2])).all()
+    assert not (encoder.encode_pixels(pixels[:2]) == single[:2]).all(), "it stays where it is"
+
+
+@needs_bf16
+def test_damaged_weights_are_told_in_bfloat16(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime_towers, "cpu_has_bf16", lambda: True)
+    tensors = load_file(folder / OPEN_CLIP_WEIGHTS)
+    tensors["visual.ln_post.bias"][3] = torch.nan
+    save_file(tensors, folder / OPEN_CLIP_WEIGHTS)
+    with pytest.raises(ModelInvalid, match=r"damaged: visual.ln_post.bias holds values that are not numbers"):
+        load_model(folder).encode_pixels(np.zeros((8, 32, 32, 3), np.uint8))
+
+
+def test_damaged_weights_are_told_without_torch(folder: Path) -> None:
     tensors = load_file(folder / OPEN_CLIP_WEIGHTS)
     tensors["visual.ln_post.bias"][3] = torch.nan
     save_file(tensors, folder / OPEN_CLIP_WEIGHTS)

@@ -1,3 +1,4 @@
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,8 @@ TEXTS = ["a dog on the beach", "two cats", "", "😀", "a very long text " * 20]
 @pytest.fixture(autouse=True)
 def torch_is_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole models run in torch here, in single precision, whatever would be best on this machine."""
-    monkeypatch.setattr(encoders, "cpu_has_bf16", lambda: True)
-    monkeypatch.setattr(torch_towers, "cpu_has_bf16", lambda: False)
+    monkeypatch.setattr(encoders, "find_spec", lambda _: None)
+    monkeypatch.setattr(torch_towers, "multiplies_bf16", lambda: False)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_a_folder_of_transformers(
     whole = load_model(tmp_path, device="cpu")
     rows = words(tmp_path, whole.fingerprint).encode_text(TEXTS)
     assert np.abs(rows - whole.encode_text(TEXTS)).max() <= 1e-5
-    monkeypatch.setattr(encoders, "cpu_has_bf16", lambda: False)
+    monkeypatch.setattr(encoders, "find_spec", find_spec)
     pictures = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     light = load_model(tmp_path, device="cpu").encode_pixels(pictures)
     assert np.abs(light - whole.encode_pixels(pictures)).max() <= 1e-5
