@@ -72,14 +72,22 @@ class Attention(nn.Module):
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x_NLD: Tensor, causal: bool) -> Tensor:
-        """(N, L, D) -> (N, L, D)."""
-        N, L, D = x_NLD.shape
-        qkv = F.linear(x_NLD, self.in_proj_weight, self.in_proj_bias)
-        q, k, v = qkv.view(N, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+    def forward(self, x_NLD: Tensor, causal: bool, first: bool = False) -> Tensor:
+        """(N, L, D) -> (N, L, D), or what the `first` token gets of it alone, (N, 1, D)."""
+        D, weight, bias = x_NLD.shape[2], self.in_proj_weight, self.in_proj_bias
+        if first:
+            (q,) = self._split(F.linear(x_NLD[:, :1], weight[:D], bias[:D]), 1)
+            k, v = self._split(F.linear(x_NLD, weight[D:], bias[D:]), 2)
+        else:
+            q, k, v = self._split(F.linear(x_NLD, weight, bias), 3)
         out_NHLd = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-        out: Tensor = self.out_proj(out_NHLd.transpose(1, 2).reshape(N, L, D))
+        out: Tensor = self.out_proj(out_NHLd.transpose(1, 2).flatten(2))
         return out
+
+    def _split(self, x: Tensor, parts: int) -> Tensor:
+        """(N, L, parts * D) -> (parts, N, H, L, D / H)."""
+        N, L, D = x.shape
+        return x.view(N, L, parts, self.heads, D // parts // self.heads).permute(2, 0, 3, 1, 4)
 
 
 class Mlp(nn.Module):
@@ -107,10 +115,11 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(width)
         self.mlp = Mlp(width, act)
 
-    def forward(self, x_NLD: Tensor, causal: bool) -> Tensor:
-        """(N, L, D) -> (N, L, D)."""
-        x_NLD = x_NLD + self.attn(self.ln_1(x_NLD), causal)
-        out: Tensor = x_NLD + self.mlp(self.ln_2(x_NLD))
+    def forward(self, x_NLD: Tensor, causal: bool, first: bool = False) -> Tensor:
+        """(N, L, D) -> (N, L, D), or its `first` token alone, (N, 1, D)."""
+        attended = self.attn(self.ln_1(x_NLD), causal, first)
+        x = (x_NLD[:, :1] if first else x_NLD) + attended
+        out: Tensor = x + self.mlp(self.ln_2(x))
         return out
 
 
@@ -122,13 +131,14 @@ class Transformer(nn.Module):
         self.checkpointing = False
         self.resblocks = nn.ModuleList(Block(width, heads, act) for _ in range(layers))
 
-    def forward(self, x_NLD: Tensor, causal: bool = False) -> Tensor:
-        """(N, L, D) -> (N, L, D)."""
-        for block in self.resblocks:
+    def forward(self, x_NLD: Tensor, causal: bool = False, first: bool = False) -> Tensor:
+        """(N, L, D) -> (N, L, D); with `first` the last block computes that token alone, (N, 1, D)."""
+        for number, block in enumerate(self.resblocks, 1):
+            given = x_NLD, causal, first and number == len(self.resblocks)
             if self.checkpointing and torch.is_grad_enabled():
-                x_NLD = checkpoint(block, x_NLD, causal, use_reentrant=False)
+                x_NLD = checkpoint(block, *given, use_reentrant=False)
             else:
-                x_NLD = block(x_NLD, causal)
+                x_NLD = block(*given)
         return x_NLD
 
     def init_weights(self) -> None:
@@ -168,8 +178,8 @@ class VisionTransformer(nn.Module):
         x_NGD = x_NDYX.flatten(2).transpose(1, 2)
         cls_N1D = self.class_embedding.to(x_NGD.dtype).expand(x_NGD.shape[0], 1, -1)
         x_NLD = torch.cat([cls_N1D, x_NGD], dim=1) + self.positional_embedding.to(x_NGD.dtype)
-        x_NLD = self.transformer(self.ln_pre(x_NLD))
-        out: Tensor = self.ln_post(x_NLD[:, 0]) @ self.proj
+        x_ND = self.transformer(self.ln_pre(x_NLD), first=True)[:, 0]
+        out: Tensor = self.ln_post(x_ND) @ self.proj
         return out
 
 

@@ -97,7 +97,7 @@ def test_a_second_kill_in_the_run_that_recovers(indexer, expected, homes):
         shutil.rmtree(again)
         shutil.rmtree(killed)
     assert points >= min(KILLS, len(firsts))
-    assert in_recovery >= points // 8
+    assert in_recovery >= max(1, points // 9)  # all but the first steps leave something to recover from
 
 
 def traced(home, inject, order):

@@ -61,7 +61,9 @@ def test_operations_are_those_of_the_matrix_products() -> None:
         return 2 * layers * (linear + attention)
 
     patches = 2 * 4 * 16 * (3 * 16 * 16)
-    image = patches + transformer(5, 16, 3) + 2 * 16 * 8
+    # The last block gives the class token alone: only keys and values are those of all tokens.
+    last = 2 * (10 * 16**2 + 2 * 5 * 16**2 + 2 * 5 * 16)
+    image = patches + transformer(5, 16, 2) + last + 2 * 16 * 8
     text = transformer(12, 32, 2) + 2 * 32 * 8
     assert training_flops(model, torch.device("cpu")) == 3 * (image + text)
     assert model.training, "as it was"
