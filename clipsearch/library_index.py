@@ -54,7 +54,10 @@ class LibraryIndex:
     def searcher(self, photos: Snapshot) -> Searcher:
         """What answers over this state: the published index where it is sound, with newer rows compared."""
         manifest = self._folder.index_manifest_path(photos.space)
-        stamp = f"{manifest.stat().st_mtime_ns}" if manifest.is_file() else ""
+        try:
+            stamp = f"{manifest.stat().st_mtime_ns}"
+        except OSError:  # none; a writer may remove it at any moment
+            stamp = ""
         key = (photos.key, photos.space.slots, stamp)
         if self._current is None or self._current[0] != key:
             index = self._load(photos) if stamp else None

@@ -111,11 +111,15 @@ def why_no_index(layout: Layout, space: SpaceRow, library_id: str) -> str:
     from clipsearch.index import load
 
     index, manifest = layout.index(space), layout.index_manifest(space)
-    if not (index.exists() and manifest.exists()):  # either may be removed at any time, or is just being made
+
+    def is_there() -> bool:  # either may be removed at any moment, or is just being made
+        return index.exists() and manifest.exists()
+
+    if not is_there():
         return ""
     file = VectorFile(layout.vectors(space), space.dim)
     rows = min(space.slots, file.rows_on_disk())
-    return load(
+    reason = load(
         index,
         manifest,
         fingerprint=space.fingerprint,
@@ -124,3 +128,4 @@ def why_no_index(layout: Layout, space: SpaceRow, library_id: str) -> str:
         vectors=file.open_read(rows),
         space=layout.key(library_id, space),
     ).reason
+    return reason if is_there() else ""

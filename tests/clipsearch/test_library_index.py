@@ -11,13 +11,16 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import pytest
 
+from clipsearch import index as index_package
 from clipsearch import library_index
 from clipsearch.errors import LibraryEmpty, UsageError
-from clipsearch.folder import Batch, LibraryFolder
+from clipsearch.folder import Batch, LibraryFolder, sealing
+from clipsearch.folder.health import why_no_index
 from clipsearch.index import EXACT_LIMIT, ExactSearch, planning
 from clipsearch.index.tuning import standard_error
 from clipsearch.library_index import LibraryIndex, tuning_queries
@@ -239,6 +242,53 @@ def test_what_was_measured_is_told(tmp_path: Path) -> None:
     curves = library.index.curves(library.encode_text, 5)
     assert set(curves) == {"text", "image"}
     assert all(points[0].recall == 1.0 for points in curves.values())
+
+
+def test_an_index_that_is_removed_while_it_is_looked_at_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Growing(tmp_path / "library")
+    library.add(400)
+    library.index.build(library.encode_text, None, None)
+    with library.folder.snapshot() as photos:
+        manifest = library.folder.index_manifest_path(photos.space)
+        whole, looked, load = manifest.read_bytes(), Path.stat, index_package.load
+
+        def look(path: Path, **options: bool) -> os.stat_result:
+            status = looked(path, **options)
+            if path == manifest:
+                path.unlink()
+            return status
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "stat", look)
+            assert LibraryIndex(library.folder).searcher(photos).index is None
+
+        def load_foreign(*files: Path, **facts: Any) -> Any:
+            found = load(*files, **facts)
+            manifest.unlink()
+            return found
+
+        manifest.write_bytes(whole)
+        assert why_no_index(library.folder.layout, photos.space, "another") != ""
+        with monkeypatch.context() as patch:
+            patch.setattr(index_package, "load", load_foreign)
+            assert why_no_index(library.folder.layout, photos.space, "another") == ""
+
+
+def test_vectors_that_are_replaced_while_they_are_opened_are_those_that_were_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Growing(tmp_path / "library")
+    library.add(9)
+    library.folder.close()
+
+    def replaced(*_: object) -> bool:
+        raise FileNotFoundError(2, "No such file or directory", "vectors.f16")
+
+    monkeypatch.setattr(sealing, "is_believed", replaced)
+    with LibraryFolder.open(library.folder.path) as folder, folder.snapshot() as photos:
+        assert photos.vectors.shape == (9, DIM)
 
 
 def test_many_captions_stand_for_what_is_asked(tmp_path: Path) -> None:
