@@ -9,7 +9,7 @@
      ├── LibraryLocked              6  another process is writing
      ├── LibraryDamaged             7  a file of the library is not what was written
      ├── LibraryVersion             8  made by a newer clipsearch
-     ├── StorageError               9  disk full, read-only or failing
+     ├── StorageError               9  disk full, read-only or failing; the machine has no room
      ├── ImageError                10  an image that cannot be read
      ├── ModelNotFound             11  no such model here
      ├── ModelInvalid              12  files that are not a CLIP model, or a damaged one

@@ -6,6 +6,7 @@ says what tensors cannot (activation, heads, preprocessing).
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -199,6 +200,8 @@ def as_invalid(sentence: str) -> Iterator[None]:
         raise
     # Parsers of hostile bytes raise nearly anything: struct.error, BadZipFile, RecursionError, MemoryError, …
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            raise  # of the machine, not of the file
         raise_for_too_many_files(error, Path("A file of the model"))
         brief = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelInvalid(f"{sentence}: {brief}") from error

@@ -30,6 +30,9 @@ from clipsearch.cli.light import LightGroup
 from clipsearch.durable import FULL, too_many_files
 from clipsearch.errors import ClipsearchError, StorageError
 
+# Of libraries that say it in words: ONNX Runtime, torch, the system while it loads a library, and mmap.
+_NO_MEMORY = ("bad_alloc", "allocate memory", "failed to map segment")
+
 app = typer.Typer(
     name="clipsearch",
     cls=LightGroup,
@@ -92,10 +95,12 @@ def _end_in_order() -> None:
             signal.signal(number, _terminate)
 
 
-def _of_the_machine(error: OSError | ImportError) -> str | None:
+def _of_the_machine(error: Exception) -> str | None:
     """What to say of an error that no command foresaw, where it is the machine that has no room."""
     if too_many_files(error):
         return "Too many files are open (`ulimit -n` allows more)."
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+        return "There is not enough memory: a smaller model needs less, and so does a smaller --batch."
     if isinstance(error, OSError) and error.errno in FULL:
         return f"{error.filename or 'The output'} cannot be written ({error.strerror})."
     return None
@@ -114,7 +119,7 @@ def run() -> None:
     except ClipsearchError as error:
         say_error(str(error))
         sys.exit(error.exit_code)
-    except (OSError, ImportError) as error:
+    except Exception as error:
         sentence = _of_the_machine(error)
         if sentence is None:
             raise

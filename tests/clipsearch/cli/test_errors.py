@@ -1,3 +1,5 @@
+import errno
+import mmap
 import shutil
 import subprocess
 import sys
@@ -7,6 +9,7 @@ import fakes
 import pytest
 
 from clipsearch.cli import main
+from clipsearch.mapped_model import map_model
 
 FAKE_CLI = Path(__file__).with_name("fake_cli.py")
 
@@ -191,3 +194,37 @@ def test_an_ordinary_defect_is_not_called_too_many_files(monkeypatch):
     monkeypatch.setattr(main, "_end_in_order", lambda: None)
     with pytest.raises(FileNotFoundError):
         main.run()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(12, "Cannot allocate memory"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4718592 bytes."),
+        RuntimeError("[ONNXRuntimeError] : 6 : Exception during initialization: std::bad_alloc"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_too_little_memory_is_a_sentence(monkeypatch, capsys, error):
+    def hungry():
+        raise error
+
+    monkeypatch.setattr(main, "app", hungry)
+    monkeypatch.setattr(main, "_end_in_order", lambda: None)
+    monkeypatch.setattr(main, "drop_output", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        main.run()
+    assert ended.value.code == 9
+    assert capsys.readouterr().err.startswith("Error: There is not enough memory: a smaller model")
+
+
+def test_a_model_that_cannot_be_mapped_for_want_of_memory_is_not_called_invalid(monkeypatch, tmp_path):
+    def full(*_, **__):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(mmap, "mmap", full)
+    (tmp_path / "open_clip_model.safetensors").write_bytes(b"not empty")
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        map_model(tmp_path)
