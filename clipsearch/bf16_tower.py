@@ -3,10 +3,10 @@
 For CPUs that multiply such numbers (`clipsearch.devices.cpu_has_bf16`), with oneDNN in torch.
 
 Its matrices and what they are multiplied with are rounded to bfloat16; sums, layer norms and what flows
-from block to block are of single precision. The mean cosine to single precision is 0.999995 for ViT-B/32.
-Convolutional towers lose more, and gain less. What makes it faster than autocast (docs/performance.md):
-oneDNN lays each matrix out once, not at each product; the activation belongs to the product; few tokens
-attend to each other by plain products; the last block computes the class token alone.
+from block to block are of single precision. The mean cosine to single precision is 0.999995 (ViT-B/32,
+random weights). Convolutional towers lose more, and gain less. What makes it faster than autocast
+(docs/performance.md): oneDNN lays each matrix out once, not at each product; the activation belongs to the
+product; few tokens attend to each other by plain products; the last block computes the class token alone.
 """
 
 from __future__ import annotations

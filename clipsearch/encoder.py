@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from clipsearch.devices import may_have_gpu
-from clipsearch.errors import ImageError, UsageError
+from clipsearch.errors import ImageError, ModelInvalid, UsageError
 from clipsearch.images import decode, to_rgb
 from clipsearch.preprocess import Preprocess
 from clipsearch.text_encoder import check_texts, unit_rows
@@ -177,6 +177,9 @@ def _in_torch(found: Found, device: str | None) -> Encoder:
     from clipsearch.weights import load_folder
 
     picked, loaded = Device.pick(device), load_folder(found.folder)
-    towers = TorchTowers(loaded.model, loaded.preprocess, picked)
     source = str(found.folder)
+    try:
+        towers = TorchTowers(loaded.model, loaded.preprocess, picked)
+    except ValueError as error:
+        raise ModelInvalid(f"The weights of {source} are damaged: {error}.") from error
     return Encoder(found.name, source, loaded.fingerprint, loaded.preprocess, loaded.tokenizer, towers)

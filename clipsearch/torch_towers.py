@@ -50,7 +50,10 @@ class Device:
 
 
 class TorchTowers:
-    """See `clipsearch.encoder.Towers`. Takes the model over: it cannot be trained any more."""
+    """See `clipsearch.encoder.Towers`. Takes the model over: it cannot be trained any more.
+
+    Raises ValueError for weights that are not numbers, where that is looked at (`Bf16ImageTower`).
+    """
 
     def __init__(self, model: Clip, preprocess: Preprocess, device: Device) -> None:
         self._preprocess = preprocess

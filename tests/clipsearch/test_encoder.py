@@ -283,6 +283,10 @@ def test_damaged_weights_are_told_in_bfloat16(folder: Path, monkeypatch: pytest.
     save_file(tensors, folder / OPEN_CLIP_WEIGHTS)
     with pytest.raises(ModelInvalid, match=r"damaged: visual.ln_post.bias holds values that are not numbers"):
         load_model(folder).encode_pixels(np.zeros((8, 32, 32, 3), np.uint8))
+    monkeypatch.setattr(torch_towers, "multiplies_bf16", lambda: True)
+    monkeypatch.setattr(encoders, "find_spec", lambda _: None)
+    with pytest.raises(ModelInvalid, match=r"damaged: visual.ln_post.bias holds values that are not numbers"):
+        load_model(folder)
 
 
 def test_damaged_weights_are_told_without_torch(folder: Path) -> None:
