@@ -259,3 +259,25 @@ def test_what_is_hastened_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert manifest_scanner.scan_component_manifests() == []
     monkeypatch.delattr(starlette_server, "_bind_socket")
     streamlit_start.hasten()  # another version of Streamlit
+
+
+def test_nothing_is_advertised(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from streamlit import config
+    from streamlit.web import skills
+
+    (tmp_path / ".claude").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    skills._detect_installed_agents_cached.cache_clear()
+    looking = config.get_option("server.headless")
+    for name in ("agent_harness_present", "are_skills_installed"):
+        monkeypatch.setattr(skills, name, getattr(skills, name))  # for afterwards
+    config.set_option("server.headless", False)
+    try:
+        assert skills.nudge_suppression_reason(str(tmp_path)) == "", "a box would be shown"
+        streamlit_start.advertise_nothing()
+        assert skills.nudge_suppression_reason(str(tmp_path)) != ""
+        assert not skills.agent_harness_present(), "and its button would write files"
+        assert skills.are_skills_installed()
+    finally:
+        config.set_option("server.headless", looking)
+        skills._detect_installed_agents_cached.cache_clear()

@@ -25,7 +25,7 @@ from clipsearch.config import default_library
 from clipsearch.errors import ClipsearchError, ServerError
 from clipsearch.patience import check_room
 from clipsearch_ui.front import Scripts, first_page
-from clipsearch_ui.streamlit_start import end_waits, hasten
+from clipsearch_ui.streamlit_start import advertise_nothing, end_waits, hasten
 
 SCRIPT = Path(__file__).with_name("app.py")
 PAGES = ("", "timeline", "map", "themes", "duplicates", "library")
@@ -136,4 +136,5 @@ def serve(port: int | None = None, *, browser: bool = True) -> None:
         settings["server.port"] = port
     hasten()
     end_waits()
+    advertise_nothing()
     build().run(config=settings)

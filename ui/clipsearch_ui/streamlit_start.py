@@ -26,6 +26,20 @@ def hasten() -> None:
     _replace(starlette_server, "_bind_socket", undelayed)
 
 
+def advertise_nothing() -> None:
+    """Leave out what Streamlit tells developers of its own: to let AI agents learn to write Streamlit apps.
+
+    Where such an agent is installed it says so in a box over the page, whose button writes files beside
+    this package, and on the terminal. `server.headless` would end that, and opening the browser with it.
+    """
+    try:
+        from streamlit.web import skills
+    except ImportError:  # another version of Streamlit
+        return
+    _replace(skills, "agent_harness_present", lambda _find: lambda: False)  # neither told nor installed
+    _replace(skills, "are_skills_installed", lambda _look: lambda: True)  # the terminal's line
+
+
 def end_waits() -> None:
     """Let connections end that nobody uses, which Streamlit's server keeps for ever; before it is made."""
     from streamlit.web.server.starlette import starlette_server
