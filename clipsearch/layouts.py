@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from clipsearch.errors import ModelInvalid
 from clipsearch.sizes import ClipConfig
+from clipsearch.trunk_blocks import TRUNKS
 
 
 class Array(Protocol):
@@ -29,7 +30,6 @@ class Array(Protocol):
 A = TypeVar("A", bound=Array)
 Join = Callable[[list[A]], A]
 """Puts arrays together along their first axis."""
-TRUNK = "mobilenet_edgetpu_100"
 
 # OpenAI's archives carry these sizes as tensors; the shapes say the same.
 _METADATA = ("input_resolution", "context_length", "vocab_size")
@@ -50,7 +50,6 @@ _PLAIN: dict[str, dict[str, Any]] = {
         "no_ln_pre": False,
         "pool_type": "tok",
         "pos_embed_type": "learnable",
-        "timm_model_name": TRUNK,
         "timm_pool": "avg",
     },
 }
@@ -83,7 +82,11 @@ def refuse_unsupported(names: Iterable[str], model_cfg: Mapping[str, Any]) -> No
     for part, plain in _PLAIN.items():
         for key, value in table(model_cfg, part).items():
             asked = value if value not in (None, False, {}) else plain.get(key)
-            if (key in plain and asked != plain[key]) or (key in _PLAIN_BOTH and asked is not None):
+            if (
+                (key in plain and asked != plain[key])
+                or (key in _PLAIN_BOTH and asked is not None)
+                or (key == "timm_model_name" and asked not in (None, *TRUNKS))
+            ):
                 raise ModelInvalid(
                     f"The model asks for {part}.{key} = {value!r}, which clipsearch does not support."
                 )

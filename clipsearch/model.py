@@ -358,7 +358,7 @@ class Clip(nn.Module):
 def _image_tower(config: ClipConfig, act: Callable[[], nn.Module]) -> nn.Module:
     vision = config.vision
     if vision.trunk is not None:
-        from clipsearch.mobilenet import TrunkTower
+        from clipsearch.trunk import TrunkTower
 
         return TrunkTower(vision, config.embed_dim)
     if isinstance(vision.layers, tuple):

@@ -1,7 +1,7 @@
 """What a model folder says of itself, known without torch: where its weights are, its sizes, its fingerprint.
 
 Widths and depths come from the tensors' shapes, so a config cannot disagree with the weights; a config only
-says what tensors cannot (activation, heads, preprocessing).
+says what tensors cannot (activation, heads, preprocessing), and which trunk they are of, which is checked.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from clipsearch.durable import raise_for_too_many_files
 from clipsearch.errors import ModelInvalid, ModelNotFound, StorageError
-from clipsearch.layouts import TRUNK, Array, hugging_face_settings, model_cfg, table
+from clipsearch.layouts import Array, hugging_face_settings, model_cfg, table
 from clipsearch.preprocess import Preprocess
 from clipsearch.sizes import ClipConfig, TextConfig, VisionConfig
+from clipsearch.trunk_blocks import TRUNKS
 
 if TYPE_CHECKING:
     from clipsearch.tokenizer import ClipTokenizer
@@ -91,6 +92,13 @@ def infer_config(tensors: Mapping[str, Array], asked: Mapping[str, Any] | None) 
     )
 
 
+def _trunk_of(tensors: Mapping[str, Array], vision_cfg: Mapping[str, Any]) -> str:
+    """The name of a convolutional trunk: what the config says, else the one that begins like this."""
+    kind = "ds" if "visual.trunk.blocks.0.0.conv_dw.weight" in tensors else "cn"
+    alike = next(name for name, trunk in TRUNKS.items() if trunk.stages[0][0].kind == kind)
+    return str(vision_cfg.get("timm_model_name") or alike)
+
+
 def _infer_vision(tensors: Mapping[str, Array], vision_cfg: Mapping[str, Any]) -> VisionConfig:
     if "visual.trunk.conv_stem.weight" in tensors:
         proj = "mlp" if "visual.head.mlp.fc1.weight" in tensors else "linear"
@@ -100,7 +108,7 @@ def _infer_vision(tensors: Mapping[str, Array], vision_cfg: Mapping[str, Any]) -
                 f"The model's config asks for pictures of {size} pixels square; "
                 f"clipsearch makes them from 1 to {_LARGEST_INPUT}."
             )
-        return VisionConfig(size, 0, 0, None, trunk=TRUNK, trunk_proj=proj)
+        return VisionConfig(size, 0, 0, None, trunk=_trunk_of(tensors, vision_cfg), trunk_proj=proj)
     head_width = int(vision_cfg.get("head_width", 64))
     if "visual.attnpool.positional_embedding" in tensors:
         first, second, third, fourth = (_count(tensors, f"visual.layer{stage}.") for stage in range(1, 5))

@@ -10,7 +10,7 @@ class VisionConfig:
     """The image tower.
 
     `layers` is an int for a ViT, four ints for a ModifiedResNet, and unused when `trunk` names a
-    convolutional trunk (see `clipsearch.mobilenet`).
+    convolutional trunk (see `clipsearch.trunk`).
     """
 
     image_size: int = 224

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from clipsearch.errors import ModelInvalid
-from clipsearch.mobilenet_blocks import FEATURES, STAGES, STEM
 from clipsearch.sizes import ClipConfig, VisionConfig
+from clipsearch.trunk_blocks import FEATURES, STEM, TRUNKS
 
 Shape = tuple[int, ...]
 Named = Iterator[tuple[str, Shape]]
@@ -91,8 +91,10 @@ def _resnet(vision: VisionConfig, layers: tuple[int, int, int, int], embed_dim: 
 
 
 def _trunk_tower(vision: VisionConfig, embed_dim: int) -> Named:
+    assert vision.trunk is not None
+    trunk = TRUNKS[vision.trunk]
     yield from _conv("trunk.conv_stem", "trunk.bn1", 3, STEM, 3)
-    for stage, blocks in enumerate(STAGES):
+    for stage, blocks in enumerate(trunk.stages):
         for index, block in enumerate(blocks):
             name, mid = f"trunk.blocks.{stage}.{index}.", block.mid
             if block.kind == "cn":
@@ -100,11 +102,14 @@ def _trunk_tower(vision: VisionConfig, embed_dim: int) -> Named:
             elif block.kind == "er":
                 yield from _conv(f"{name}conv_exp", f"{name}bn1", block.inplanes, mid, block.kernel)
                 yield from _conv(f"{name}conv_pwl", f"{name}bn2", mid, block.planes, 1)
+            elif block.kind == "ds":
+                yield from _conv(f"{name}conv_dw", f"{name}bn1", 1, block.inplanes, block.kernel)
+                yield from _conv(f"{name}conv_pw", f"{name}bn2", block.inplanes, block.planes, 1)
             else:
                 yield from _conv(f"{name}conv_pw", f"{name}bn1", block.inplanes, mid, 1)
                 yield from _conv(f"{name}conv_dw", f"{name}bn2", 1, mid, block.kernel)
                 yield from _conv(f"{name}conv_pwl", f"{name}bn3", mid, block.planes, 1)
-    yield from _conv("trunk.conv_head", "trunk.bn2", STAGES[-1][-1].planes, FEATURES, 1)
+    yield from _conv("trunk.conv_head", "trunk.bn2", trunk.planes, FEATURES, 1)
     if vision.trunk_proj == "mlp":
         yield from _linear("head.mlp.fc1", FEATURES, 2 * embed_dim)
         yield "head.mlp.fc2.weight", (embed_dim, 2 * embed_dim)

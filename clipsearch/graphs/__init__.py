@@ -2,7 +2,7 @@
 
 ::
 
-    sizes and tensors ──► vit | resnet | mobilenet | text ──► parts ──► onnx_file ──► a model of a few
+    sizes and tensors ──► vit | resnet | trunk | text ──► parts ──► onnx_file ──► a model of a few
                                                             kilobytes and the arrays it refers to
 """
 
@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from clipsearch.graphs.mobilenet import trunk_tower
 from clipsearch.graphs.onnx_file import FLOAT, UINT8, Floats, Graph, Value
 from clipsearch.graphs.parts import Parts
 from clipsearch.graphs.resnet import modified_resnet
 from clipsearch.graphs.text import causal_transformer
+from clipsearch.graphs.trunk import trunk_tower
 from clipsearch.graphs.vit import vision_transformer
 from clipsearch.preprocess import Preprocess
 from clipsearch.sizes import ClipConfig

@@ -63,7 +63,7 @@ class Graph:
     def weight(self, name: str, array: npt.NDArray[Any]) -> str:
         """A tensor of the model, in single precision."""
         if name not in self.weights:
-            self.weights[name] = np.ascontiguousarray(array, np.float32)
+            self.weights[name] = np.asarray(array, np.float32, order="C")
         return name
 
     def ints(self, *values: int) -> str:

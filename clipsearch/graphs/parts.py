@@ -58,8 +58,17 @@ class Parts:
         )
         return self.graph.node("LayerNormalization", x, gain, bias, axis=-1, epsilon=EPS)
 
-    def conv(self, x: str, conv: str, norm: str, *, stride: int = 1, relu: bool = True) -> str:
-        """A convolution that keeps the size but for its stride, its batch norm, and a ReLU.
+    def conv(
+        self,
+        x: str,
+        conv: str,
+        norm: str,
+        *,
+        stride: int = 1,
+        relu: bool = True,
+        ceiling: float | None = None,
+    ) -> str:
+        """A convolution that keeps the size but for its stride, its batch norm, and a ReLU up to `ceiling`.
 
         A weight of one channel in makes it a depthwise convolution. The norm is folded into the weights.
         """
@@ -81,7 +90,12 @@ class Parts:
             pads=(size // 2,) * 4,
             group=kernel.shape[0] if kernel.shape[1] == 1 else 1,
         )
-        return self.graph.node("Relu", x) if relu else x
+        if not relu:
+            return x
+        if ceiling is None:
+            return self.graph.node("Relu", x)
+        bounds = (self.graph.weight(f"clip.{bound}", np.array(bound)) for bound in (0.0, ceiling))
+        return self.graph.node("Clip", x, *bounds)
 
     def attention(self, q: str, k: str, v: str, heads: int) -> str:
         """Queries (N, L, D), keys and values (N, M, D) -> (N, L, D)."""

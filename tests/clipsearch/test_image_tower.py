@@ -25,6 +25,7 @@ VISION = {
     "resnet": VisionConfig(64, (1, 2, 1, 3), 8, None, head_width=16),
     "mobilenet": VisionConfig(97, 0, 0, None, trunk="mobilenet_edgetpu_100"),
     "mobilenet, mlp": VisionConfig(65, 0, 0, None, trunk="mobilenet_edgetpu_100", trunk_proj="mlp"),
+    "lite, mlp": VisionConfig(65, 0, 0, None, trunk="efficientnet_lite2", trunk_proj="mlp"),
 }
 
 

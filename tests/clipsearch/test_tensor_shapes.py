@@ -10,6 +10,7 @@ VISION = {
     "RN50x4": VisionConfig(288, (4, 6, 10, 6), 80, None),
     "mobilenet": VisionConfig(161, 0, 0, None, trunk="mobilenet_edgetpu_100"),
     "mobilenet, mlp": VisionConfig(161, 0, 0, None, trunk="mobilenet_edgetpu_100", trunk_proj="mlp"),
+    "lite": VisionConfig(161, 0, 0, None, trunk="efficientnet_lite2"),
 }
 
 

@@ -23,6 +23,7 @@ VISION = {
     "resnet": VisionConfig(64, (1, 2, 1, 1), 8, None, head_width=16),
     "trunk": VisionConfig(65, 0, 0, None, trunk="mobilenet_edgetpu_100", trunk_proj="mlp"),
     "trunk-linear": VisionConfig(65, 0, 0, None, trunk="mobilenet_edgetpu_100"),
+    "trunk-lite": VisionConfig(65, 0, 0, None, trunk="efficientnet_lite2", trunk_proj="mlp"),
 }
 
 
@@ -37,7 +38,8 @@ def make(tokenizer: ClipTokenizer, tower: str = "vit", quick_gelu: bool = False,
     model = Clip(ClipConfig(16, VISION[tower], text, quick_gelu)).eval().requires_grad_(False)
     for name, buffer in model.named_buffers():
         if name.endswith("running_var"):
-            buffer.fill_(0.05)  # else the features of a random trunk vanish
+            # Else the features of a random trunk vanish; the deeper one's would grow, and rounding with them.
+            buffer.fill_(0.2 if tower == "trunk-lite" else 0.05)
     return model
 
 
@@ -81,7 +83,14 @@ def same(one: Clip, other: Clip, tokenizer: ClipTokenizer, tolerance: float = 1e
 
 @pytest.mark.parametrize(
     ("tower", "quick_gelu"),
-    [("vit", False), ("vit", True), ("resnet", True), ("trunk", False), ("trunk-linear", False)],
+    [
+        ("vit", False),
+        ("vit", True),
+        ("resnet", True),
+        ("trunk", False),
+        ("trunk-linear", False),
+        ("trunk-lite", False),
+    ],
 )
 def test_what_is_saved_loads_the_same(
     tmp_path: Path, tokenizer: ClipTokenizer, tower: str, quick_gelu: bool
@@ -95,6 +104,24 @@ def test_what_is_saved_loads_the_same(
     half = load_folder(saved(tmp_path, model, tokenizer, half=True))
     assert same(model, half.model, tokenizer, 1e-2)
     assert all(p.dtype == torch.float32 for p in half.model.parameters())
+
+
+@pytest.mark.parametrize("tower", ["trunk", "trunk-lite"])
+def test_a_trunk_without_its_name_is_known_by_its_tensors(
+    tmp_path: Path, tokenizer: ClipTokenizer, tower: str
+) -> None:
+    model = make(tokenizer, tower)
+    edit_config(saved(tmp_path, model, tokenizer), "vision_cfg", timm_model_name=None)
+    assert load_folder(tmp_path).model.config == model.config
+
+
+@pytest.mark.parametrize("name", ["mobilenet_edgetpu_100", "resnet50", 3, ["efficientnet_lite2"], {"a": 1}])
+def test_a_trunk_under_another_name_is_refused(
+    tmp_path: Path, tokenizer: ClipTokenizer, name: object
+) -> None:
+    edit_config(saved(tmp_path, make(tokenizer, "trunk-lite"), tokenizer), "vision_cfg", timm_model_name=name)
+    with pytest.raises(ModelInvalid):
+        load_folder(tmp_path)
 
 
 def test_config_is_openclip_s(folder: Path, tmp_path: Path, tokenizer: ClipTokenizer) -> None:

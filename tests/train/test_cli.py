@@ -234,7 +234,7 @@ def test_mini_smoke(shared: Path, tmp_path: Path, name: str) -> None:
     done = clipsearch("train", ROOT / f"train/recipes/{name}.toml", "--data", shared, "--out", out, "--smoke")
     assert done.returncode == 0, done.stderr
     made = load_folder(out / "model").model
-    assert made.config.vision.trunk == "mobilenet_edgetpu_100"
+    assert made.config.vision.trunk == "efficientnet_lite2"
     assert all(bool(torch.isfinite(tensor).all()) for tensor in made.state_dict().values())
     assert "flickr8k" in done.stderr
     assert list((out / "cache").glob("text*.npy"))

@@ -59,15 +59,31 @@ def test_the_projection_takes_the_matrix_in(tmp_path: Path) -> None:
         torch.testing.assert_close(embedded(loaded, TEXTS), wanted, atol=2e-3, rtol=0)
 
 
+NEW = """
+[start]
+model = "mini"
+image = "new"
+text = "lock"
+[model.vision]
+image_size = 65
+trunk = "efficientnet_lite2"
+trunk_proj = "mlp"
+[teacher]
+image = "p"
+text = "start"
+"""
 HEAD = '[start]\nmodel = "mini"\nimage = "head"\n[frozen]\n[teacher]\nimage = "i.onnx"\ntext = "start"\n'
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (HEAD, 'text = "start" is for .start. with image = "head" and text = "lock"'),
+        (HEAD, 'text = "start" is for .start. with text = "lock" and image = "head" or "new"'),
         (HEAD.replace('"start"\n', '"t"\n') + "[optim]\nsteps = 0\n", "steps = 0 is for .teacher."),
         ("[model]\n[optim]\nsteps = 0\n", "steps = 0 is for .teacher."),
+        (NEW + "[bridge]\nhidden = 768\n[optim]\nsteps = 0\n", "steps = 0 is for .teacher."),
+        (NEW, r"takes trunk_proj = \"mlp\" and bridge: hidden = 768"),
+        (NEW.replace("mlp", "linear") + "[bridge]\nhidden = 768\n", "takes trunk_proj = "),
     ],
 )
 def test_what_does_not_go_together(tmp_path: Path, text: str, said: str) -> None:

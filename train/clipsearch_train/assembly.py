@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
 
 from clipsearch.errors import TrainingError, UsageError
-from clipsearch.mobilenet import TrunkTower
 from clipsearch.model import Clip, ClipConfig
 from clipsearch.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
 from clipsearch.tokenizer import ClipTokenizer
+from clipsearch.trunk import TrunkTower
 from clipsearch.weights import LoadedModel
 from clipsearch_train import recipe as recipes
 from clipsearch_train.batches import Views
@@ -85,7 +86,7 @@ def make_preprocess(config: recipes.Recipe, loaded: LoadedModel | None) -> Prepr
         return loaded.preprocess
     mean, std = OPENAI_MEAN, OPENAI_STD
     if config.teacher is not None:
-        from clipsearch_train.teachers import TEACHER_MEAN, TEACHER_STD
+        from clipsearch_train.image_teacher import TEACHER_MEAN, TEACHER_STD
 
         mean, std = TEACHER_MEAN, TEACHER_STD
     return Preprocess(config.model.vision.image_size, mean, std)
@@ -117,8 +118,16 @@ def make_model(
         targets.start_text(model, tokenizer, config.bag, config.seed, report)
     if teacher is not None:
         teacher.attach(model)
+    _freeze(model, config.freeze)
     model.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
+
+
+def _freeze(model: Clip, patterns: Sequence[str]) -> None:
+    """Lock the parameters that a recipe's `freeze` names; `load_recipe` has seen that there are some."""
+    for name, weight in model.named_parameters():
+        if any(fnmatchcase(name, pattern) for pattern in patterns):
+            weight.requires_grad_(False)
 
 
 def make_frozen(
@@ -156,7 +165,10 @@ def make_teacher(config: recipes.Recipe, data: Path) -> ClipTeacher | VisionTeac
     return VisionTeacher(config.distill, data) if config.distill.image else ClipTeacher(config.distill)
 
 
-def make_views(preprocess: Preprocess, teacher: ClipTeacher | VisionTeacher | None) -> Views:
+def make_views(
+    config: recipes.Recipe, preprocess: Preprocess, teacher: ClipTeacher | VisionTeacher | None
+) -> Views:
     """What a batch shows of its images: the student's view, and a teacher's where that is of another size."""
+    student = config.data.crop_size or preprocess.size
     size = None if teacher is None else teacher.preprocess.size
-    return Views(preprocess.size, None if size == preprocess.size else size, preprocess.squash)
+    return Views(student, None if size == student else size, preprocess.squash)

@@ -29,10 +29,10 @@ from clipsearch_train.loss import cosine_distance
 class Distill:
     """A teacher, and the weights of what is learnt from it.
 
-    It is the CLIP `model`, by name or folder, or the network `image`, which knows images alone: the ONNX file
-    of a MobileNet-EdgeTPU below the data folder, which looks at `image_size` pixels. `features` weighs one
-    minus the cosine between the student's features and the teacher's, through a learnt projection where
-    their sizes differ; `similarity` the KL divergence of the batch's similarities, which takes a CLIP model.
+    It is the CLIP `model`, by name or folder, or the network `image`, which knows images alone (see
+    `clipsearch_train.image_teacher`) and looks at `image_size` pixels. `features` weighs one minus the
+    cosine between the student's features and the teacher's, through a learnt projection where their sizes
+    differ; `similarity` the KL divergence of the batch's similarities, which takes a CLIP model.
     """
 
     model: str = ""
@@ -46,8 +46,8 @@ def check_distill(distill: Distill, where: str) -> None:
     """Raise UsageError for weights that are no weights, and unless there is exactly one teacher."""
     if bool(distill.model) == bool(distill.image):
         raise UsageError(
-            f"{where}: distill: name one teacher: `model`, a CLIP model, or `image`, the ONNX file of an "
-            "image network below --data."
+            f"{where}: distill: name one teacher: `model`, a CLIP model, or `image`, an image "
+            "network: an ONNX file below --data, or a package."
         )
     if distill.image and distill.image_size < 32:
         raise UsageError(f"{where}: distill: image_size must be 32 at least, not {distill.image_size}.")

@@ -7,6 +7,7 @@ sources make up for some of it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,7 +19,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from clipsearch.devices import cpu_has_bf16
 from clipsearch.errors import UsageError
+from clipsearch.model import fold_batch_norms
 from clipsearch.preprocess import Preprocess
 from clipsearch_train.augment import shrunk
 from clipsearch_train.cache import cached_rows, sample_keys
@@ -114,8 +117,15 @@ class FrozenTrunk:
         cache: Path,
         report: Report,
     ) -> None:
-        """Run the trunk over every view of the samples, or read what an earlier run kept at `cache`."""
-        self._trunk, self._preprocess = trunk, preprocess
+        """Run the trunk over every view of the samples, or read what an earlier run kept at `cache`.
+
+        It runs with its batch norms folded, in bfloat16 where the CPU has it.
+        """
+        # A copy: the weights of the trunk itself go on to the model.
+        self._trunk = copy.deepcopy(trunk).eval()
+        fold_batch_norms(self._trunk)
+        self._trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._preprocess = preprocess
         views = [_View(row) for row in range(len(samples))]
         views += [_View(row, mirrored=True) for row, s in enumerate(samples) if s.source in settings.mirrored]
         for source, edge in settings.shrunk.items():
@@ -136,14 +146,13 @@ class FrozenTrunk:
 
     @torch.inference_mode()
     def _look(self, seen: Sequence[tuple[Sample, _View]], report: Report) -> npt.NDArray[np.float16]:
-        trunk = self._trunk.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         parts = []
-        with ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(1) as pool, torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bf16()):
             pending = pool.submit(self._pixels, seen[:BATCH])
             for start in range(0, len(seen), BATCH):
                 pixels, good = pending.result()
                 pending = pool.submit(self._pixels, seen[start + BATCH : start + 2 * BATCH])
-                rows = trunk(self._preprocess.normalise(pixels)).float().numpy().astype(np.float16)
+                rows = self._trunk(self._preprocess.normalise(pixels)).float().numpy().astype(np.float16)
                 rows[~good] = 0
                 parts.append(rows)
                 report("image trunk", min(start + BATCH, len(seen)), len(seen))

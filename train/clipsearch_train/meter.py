@@ -101,13 +101,15 @@ def peak_flops(device_name: str) -> float | None:
     return next((peak for name, peak in _PEAKS if name in device_name), None)
 
 
-def training_flops(model: Clip, device: torch.device) -> float:
+def training_flops(model: Clip, device: torch.device, crop_size: int = 0) -> float:
     """Floating-point operations to learn from one image and one text of full length.
+
+    `crop_size` is the image's edge in pixels; 0 is the model's.
 
     Three times the forward pass's matrix products: the backward pass takes twice as many. What is computed
     again to save memory does not count, as in PaLM's model FLOPs utilisation (arXiv 2204.02311, appendix B).
     """
-    size, text = model.config.vision.image_size, model.config.text
+    size, text = crop_size or model.config.vision.image_size, model.config.text
     pixels = torch.zeros(1, 3, size, size, device=device)
     # The end of text, the highest id, is at the very end.
     tokens = torch.zeros(1, text.context_length, dtype=torch.int64, device=device)

@@ -7,15 +7,17 @@ import math
 import tomllib
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from clipsearch.errors import UsageError
-from clipsearch.layouts import TRUNK
 from clipsearch.model import Clip, ClipConfig, TextConfig, VisionConfig
+from clipsearch.trunk_blocks import TRUNKS
 from clipsearch_train.bag import Bag, check_bag
 from clipsearch_train.best import Best, check_best
 from clipsearch_train.clip_teacher import Distill, check_distill
@@ -35,10 +37,11 @@ MIN_VOCABULARY = 514
 class Teacher:
     """Frozen teachers to distil from (training only).
 
-    `image` is the ONNX file of a supervised MobileNet-EdgeTPU, `text` an importable package with a
-    sentence-embedding model, or "start": the locked text tower of the start model, whose projection the
-    bridge makes anew; `image_size` is the edge in pixels at which the image teacher looks. `names` is a JSON
-    file of names of things that its text teacher speaks of in many ways.
+    `image` is the ONNX file of a supervised MobileNet-EdgeTPU, or an importable package with the weights of
+    an EfficientNet-Lite2; `text` an importable package with a sentence-embedding model, or "start": the
+    locked text tower of the start model, whose projection the bridge makes anew, for a locked trunk or for a
+    new one that begins at the image teacher. `image_size` is the edge in pixels at which the image teacher
+    looks. `names` is a JSON file of names of things that its text teacher speaks of in many ways.
     """
 
     image: str
@@ -89,7 +92,11 @@ class Loss:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training run."""
+    """One training run.
+
+    Parameters whose names match a pattern of `freeze`, such as "visual.trunk.blocks.0.*", stay what they are
+    at the beginning.
+    """
 
     name: str
     model: ClipConfig
@@ -105,6 +112,7 @@ class Recipe:
     frozen: Frozen | None = None
     bag: Bag | None = None
     seed: int = 0
+    freeze: tuple[str, ...] = ()
     freeze_batch_norm: bool = False
     checkpoint_minutes: float = 5.0
     eval_every: int = 500
@@ -154,7 +162,8 @@ def load_recipe(path: Path) -> Recipe:
     if recipe.start is not None:
         sizes = start_sizes(recipe.start, recipe.model, given, str(path))
         recipe = dataclasses.replace(recipe, model=sizes)
-    _check_model(recipe.model, str(path))
+    _check_freeze(recipe.freeze, _check_model(recipe.model, str(path)), str(path))
+    _check_crop(recipe, str(path))
     _check_beginning(recipe, str(path))
     return recipe
 
@@ -223,16 +232,36 @@ def _check_beginning(recipe: Recipe, where: str) -> None:
             raise UsageError(f"{where}: [bag] begins a new text tower at the texts of a [teacher].")
         check_bag(recipe.bag, recipe.model, where)
     reads_itself = recipe.teacher is not None and recipe.teacher.text == START
-    locked = recipe.start is not None and (recipe.start.image, recipe.start.text) == ("head", "lock")
+    start = recipe.start
+    locked = start is not None and start.image in ("head", "new") and start.text == "lock"
     if reads_itself and not locked:
         raise UsageError(
-            f'{where}: teacher: text = "start" is for [start] with image = "head" and text = "lock": the '
-            "bridge joins two locked towers."
+            f'{where}: teacher: text = "start" is for [start] with text = "lock" and image = "head" or '
+            '"new": the bridge joins the locked text tower with a locked trunk, or with the image teacher.'
         )
-    if recipe.optim.steps == 0 and not reads_itself:
+    vision, hidden = recipe.model.vision, 2 * recipe.model.embed_dim
+    if reads_itself and (vision.trunk_proj != "mlp" or recipe.bridge.hidden != hidden):
         raise UsageError(
-            f'{where}: optim: steps = 0 is for [teacher] with text = "start", where the bridge alone learns.'
+            f'{where}: teacher: text = "start" makes the bridge the projection behind the trunk, which takes '
+            f'trunk_proj = "mlp" and bridge: hidden = {hidden}, twice embed_dim.'
         )
+    if recipe.optim.steps == 0 and not (reads_itself and head):
+        raise UsageError(
+            f'{where}: optim: steps = 0 is for [teacher] with text = "start" and [start] with image = '
+            '"head", where the bridge alone learns.'
+        )
+
+
+def _check_crop(recipe: Recipe, where: str) -> None:
+    if not recipe.data.crop_size:
+        return
+    if recipe.model.vision.trunk is None or recipe.data.crop_size < 32:
+        raise UsageError(
+            f"{where}: data: crop_size must be 32 at least, and is for image towers with a trunk; a "
+            "transformer or a ModifiedResNet has a position for each patch of its image_size."
+        )
+    if recipe.frozen is not None:
+        raise UsageError(f"{where}: [frozen] shows the model no crops, which data: crop_size is about.")
 
 
 def _check_loss(loss: Loss, where: str) -> None:
@@ -245,11 +274,20 @@ def _check_loss(loss: Loss, where: str) -> None:
         )
 
 
-def _check_model(config: ClipConfig, where: str) -> None:
-    """Build the model without its memory, to find sizes that do not go together."""
+def _check_freeze(patterns: Sequence[str], names: Sequence[str], where: str) -> None:
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UsageError(f"{where}: freeze: no parameter of this model has a name like {pattern!r}.")
+    if all(any(fnmatchcase(name, pattern) for pattern in patterns) for name in names):
+        raise UsageError(f"{where}: freeze: with these patterns nothing of the model learns.")
+
+
+def _check_model(config: ClipConfig, where: str) -> list[str]:
+    """Build the model without its memory, to find sizes that do not go together; its parameters' names."""
     vision, text = config.vision, config.text
-    if vision.trunk not in (None, TRUNK):
-        raise UsageError(f"{where}: model: vision: trunk must be {TRUNK!r}, not {vision.trunk!r}.")
+    if vision.trunk not in (None, *TRUNKS):
+        known = " or ".join(map(repr, TRUNKS))
+        raise UsageError(f"{where}: model: vision: trunk must be {known}, not {vision.trunk!r}.")
     if vision.trunk_proj not in ("linear", "mlp"):
         raise UsageError(f"{where}: model: vision: trunk_proj must be 'linear' or 'mlp'.")
     if text.vocab_size < MIN_VOCABULARY:
@@ -267,13 +305,15 @@ def _check_model(config: ClipConfig, where: str) -> None:
             raise UsageError(f"{where}: model: vision: {attended} must be a multiple of head_width.")
     try:
         with torch.device("meta"):
-            count = sum(parameter.numel() for parameter in Clip(config).parameters())
+            parameters = dict(Clip(config).named_parameters())
+            count = sum(parameter.numel() for parameter in parameters.values())
     except (RuntimeError, ValueError, IndexError, ZeroDivisionError) as error:
         raise UsageError(f"{where}: model: these sizes do not make a model: {error}.") from error
     if count > _MOST_PARAMETERS:
         raise UsageError(
             f"{where}: model: these sizes make a model of {count:,} parameters, which is too large."
         )
+    return list(parameters)
 
 
 _MOST_PARAMETERS = 20_000_000_000

@@ -37,11 +37,14 @@ class Data:
     lines of text, to try things out.
 
     `min_crop` is the least share of the largest square that a random crop has, `max_aspect` how far it may
-    be from a square, `low_res` the share of images that are first shrunk to 24–96 px, so that small and
-    blurred pictures keep their meaning; `grayscale` the share without colour, `jitter` how far brightness,
-    contrast and saturation may go. `templates` make captions of labels; `one_sentence` is how often only one
-    sentence of a caption is said, `drop_words` the share of its words that is left out. With `kinds` a sample
-    is also labelled with the general words for its labels (`clipsearch_train.kinds`).
+    be from a square, `crop_size` its edge in pixels where that is not the model's (0: it is): things are
+    larger in crops than in whole images, so a convolutional tower learns at fewer pixels for images of more
+    (FixRes: Touvron et al. 2019, arXiv 1906.06423). `low_res` is the share of images that are first shrunk to
+    24–96 px, so that small and blurred pictures keep their meaning; `grayscale` the share without colour,
+    `jitter` how far brightness, contrast and saturation may go. `templates` make captions of labels;
+    `one_sentence` is how often only one sentence of a caption is said, `drop_words` the share of its words
+    that is left out. With `kinds` a sample is also labelled with the general words for its labels
+    (`clipsearch_train.kinds`).
     """
 
     train: tuple[str, ...] = ("train/*.tar*",)
@@ -59,6 +62,7 @@ class Data:
     one_sentence: float = 0.0
     drop_words: float = 0.0
     kinds: bool = False
+    crop_size: int = 0
     min_crop: float = 0.9
     max_aspect: float = 1.0
     flip: bool = False

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipsearch.errors import UsageError
-from clipsearch.mobilenet import TrunkTower
 from clipsearch.model import Clip, ModifiedResNet
+from clipsearch.trunk import TrunkTower
 from clipsearch.weights import LoadedModel
 
-# Of the last feature map of a ResNet, and of a MobileNet.
+# Of the last feature map of a ResNet, and of a convolutional trunk.
 STRIDE = 32
 
 

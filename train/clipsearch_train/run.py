@@ -121,7 +121,7 @@ class Trainer:
             self.state.scaler,
         )
         self.stepper = Step(self.model, gradients, self.state, recipe.optim)
-        views = make_views(self.preprocess, teacher)
+        views = make_views(recipe, self.preprocess, teacher)
         looks = None if frozen is None else frozen.views
         self.batches = BatchSource(source, corpus, recipe, views, self.world.part, looks)
         self.meter = self._meter(dtype)
@@ -182,7 +182,9 @@ class Trainer:
             peak = None  # what 32 bits could do at most is not what people compare with
         else:
             peak *= self.world.size
-        return Meter(self.recipe.optim.batch, training_flops(self.model, device), peak)
+        return Meter(
+            self.recipe.optim.batch, training_flops(self.model, device, self.recipe.data.crop_size), peak
+        )
 
     def train(self) -> Path:
         """Run to the last step, from the checkpoint if there is one; returns the model folder.

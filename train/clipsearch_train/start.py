@@ -15,8 +15,8 @@ from typing import Any
 from torch import nn
 
 from clipsearch.errors import UsageError
-from clipsearch.mobilenet import TrunkTower
 from clipsearch.model import Clip, ClipConfig, ModifiedResNet, VisionTransformer
+from clipsearch.trunk import TrunkTower
 from clipsearch.weights import LoadedModel, load_folder
 from clipsearch.zoo import resolve
 from clipsearch_train.lora import adapt

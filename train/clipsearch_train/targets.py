@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from clipsearch.errors import UsageError
 from clipsearch.model import Clip
 from clipsearch.tokenizer import ClipTokenizer
 from clipsearch_train import recipe as recipes
@@ -20,15 +21,10 @@ from clipsearch_train.cache import cached_rows, sample_keys
 from clipsearch_train.corpus import in_many_words, read_names, read_texts, texts_of, widen
 from clipsearch_train.data import Sample, find_shards
 from clipsearch_train.frozen import FrozenTrunk
+from clipsearch_train.image_teacher import ImageTeacher
 from clipsearch_train.kinds import kinds, words_of_kinds
 from clipsearch_train.readers import Reader
-from clipsearch_train.teachers import (
-    ImageTeacher,
-    imagenet_classes,
-    stage_headroom,
-    start_from,
-    teacher_vocabulary,
-)
+from clipsearch_train.teachers import imagenet_classes, teacher_vocabulary
 from clipsearch_train.validation import Validation
 
 Report = Callable[[str, int, int], None]
@@ -36,7 +32,10 @@ Report = Callable[[str, int, int], None]
 
 @dataclass
 class Targets:
-    """Target embeddings of every sample (image) and every text of the corpus, unit rows."""
+    """Target embeddings of every sample (image) and every text of the corpus, unit rows.
+
+    `looked_at` are a few samples by which a new trunk begins at the teacher's weights; none for another.
+    """
 
     corpus: list[str]
     image_NE: Tensor
@@ -44,7 +43,7 @@ class Targets:
     row_of: dict[str, int]
     caption_pairs: npt.NDArray[np.int64]
     teacher: ImageTeacher
-    headroom: npt.NDArray[np.float32] | None
+    looked_at: Sequence[Sample]
     bridge: Projections
 
     def start(self, model: Clip) -> None:
@@ -53,8 +52,8 @@ class Targets:
         The trunk is left alone where a locked one stood in for the teacher.
         """
         tower = model.visual
-        if self.headroom is not None:
-            start_from(tower.trunk, self.teacher, self.headroom)  # type: ignore[arg-type]
+        if self.looked_at:
+            self.teacher.begin(tower.trunk, self.looked_at)  # type: ignore[arg-type]
         first, last = self.bridge.image[0], self.bridge.image[3]
         assert isinstance(first, nn.Linear)
         assert isinstance(last, nn.Linear)
@@ -112,11 +111,18 @@ def prepare_targets(
 
     `reader` is the teacher that reads the texts.
     With `frozen` the locked trunk of the start model looks at the images in the image teacher's place, which
-    then only says what classes it would see in the trunk's features.
+    then only says what classes it sees. Raises UsageError for a new trunk of another kind than the teacher's,
+    TrainingError, MissingExtra.
     """
     assert recipe.teacher is not None
     settings = recipe.teacher
-    teacher = ImageTeacher(data / settings.image, settings.image_size)
+    teacher = ImageTeacher(settings.image, data, settings.image_size)
+    new = recipe.start is None or recipe.start.image == "new"
+    if new and recipe.model.vision.trunk != teacher.name:
+        raise UsageError(
+            f"The image teacher is of the kind {teacher.name!r}, and a new image tower begins at its "
+            f'weights: say trunk = "{teacher.name}" in [model.vision].'
+        )
     texts = _corpus(recipe, data, samples)
     corpus = texts.corpus
     embedded = cached_rows(
@@ -125,21 +131,15 @@ def prepare_targets(
         lambda rows, told: reader.read([corpus[row] for row in rows], told),
         report,
     )
-    features = (
-        cached_rows(
-            cache / f"image-{settings.image_size}",
-            sample_keys(samples),
-            lambda rows, told: teacher.features([samples[row] for row in rows], told),
-            report,
-        )
-        if frozen is None
-        else frozen.views.plain
-    )
-    image_features = torch.from_numpy(features).float()
+    if frozen is None or texts.class_rows or texts.kind_rows:
+        looked_NF = _looked(teacher, samples, cache, report)
+    else:  # nobody asks what it sees
+        looked_NF = torch.zeros(len(samples), teacher.trunk.num_features)
+    image_features = looked_NF if frozen is None else torch.from_numpy(frozen.views.plain).float()
     space = TeacherSpace(
         samples,
         image_features,
-        teacher.class_logits(image_features),
+        teacher.class_logits(looked_NF),
         torch.from_numpy(embedded).float(),
         texts.row_of,
         texts.class_rows,
@@ -160,9 +160,20 @@ def prepare_targets(
         texts.row_of,
         np.array(pairs, dtype=np.int64),
         teacher,
-        None if frozen else stage_headroom(teacher, samples[:64]),
+        samples[:64] if new else (),
         bridge,
     )
+
+
+def _looked(teacher: ImageTeacher, samples: Sequence[Sample], cache: Path, report: Report) -> Tensor:
+    """The image teacher's features of the samples, or what an earlier run kept of them: (N, F)."""
+    rows = cached_rows(
+        cache / f"image-{teacher.name}-{teacher.digest}-{teacher.preprocess.size}",
+        sample_keys(samples),
+        lambda rows, told: teacher.features([samples[row] for row in rows], told),
+        report,
+    )
+    return torch.from_numpy(rows).float()
 
 
 @dataclass(frozen=True)

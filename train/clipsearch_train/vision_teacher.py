@@ -19,17 +19,17 @@ from torch import Tensor, nn
 from clipsearch.model import Clip
 from clipsearch_train.clip_teacher import Distill
 from clipsearch_train.distributed import ALONE, World
+from clipsearch_train.image_teacher import ImageTeacher
 from clipsearch_train.lora import TRAINING_ONLY
 from clipsearch_train.loss import cosine_distance
-from clipsearch_train.teachers import ImageTeacher
 
 
 class VisionTeacher:
     """A frozen image network that a student's image tower is compared with."""
 
     def __init__(self, settings: Distill, data: Path) -> None:
-        """`settings.image` is a file below `data`. Raises TrainingError, MissingExtra."""
-        teacher = ImageTeacher(data / settings.image, settings.image_size)
+        """`settings.image` is what `ImageTeacher` takes. Raises TrainingError, MissingExtra."""
+        teacher = ImageTeacher(settings.image, data, settings.image_size)
         self.settings, self.preprocess = settings, teacher.preprocess
         self._trunk = teacher.inference_trunk()
 
