@@ -5,6 +5,7 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -68,6 +69,17 @@ def test_a_student_begins_at_the_same_function(shared: Path, image: str, toleran
 def test_a_package_that_is_none(package: str, error: type[Exception], said: str, tmp_path: Path) -> None:
     with pytest.raises(error, match=said):
         ImageTeacher(package, tmp_path, 65)
+
+
+@pytest.mark.parametrize("outputs", [1, 5])
+def test_another_network_of_convolutions(outputs: int, tmp_path: Path) -> None:
+    arrays = {"w": np.ones((outputs, 3, 1, 1), np.float32), "b": np.ones(outputs, np.float32)}
+    node = onnx.helper.make_node("Conv", ["x", "w", "b"], ["y"])
+    weights = [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = onnx.helper.make_graph([node], "one", [], [], weights)
+    onnx.save(onnx.helper.make_model(graph), str(tmp_path / "one.onnx"))
+    with pytest.raises(TrainingError, match=r"one\.onnx is not a MobileNet-EdgeTPU"):
+        ImageTeacher("one.onnx", tmp_path, 65)
 
 
 class Malice:

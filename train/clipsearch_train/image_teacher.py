@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.util
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -151,7 +152,8 @@ def _edgetpu(path: Path) -> _Network:
         for _, bias in convolutions[:-1]
     ]
     # The first of its 1,001 outputs is "background".
-    head = [array[1:].reshape(len(array) - 1, -1) for array in convolutions[-1]] if convolutions else []
+    classes = [np.atleast_1d(array)[1:] for array in convolutions[-1]] if convolutions else []
+    head = [array.reshape(len(array), math.prod(array.shape[1:])) for array in classes]
     read = _network("mobilenet_edgetpu_100", [weight for weight, _ in convolutions[:-1]], norms, head)
     if read is None:
         raise TrainingError(f"{path} is not a MobileNet-EdgeTPU 1.0.")
