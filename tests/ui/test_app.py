@@ -115,6 +115,11 @@ def test_the_back_button_goes_back(filled: Path, monkeypatch: pytest.MonkeyPatch
     assert test.text_input(key="q").value == "red"
     monkeypatch.setattr(address, "LAG", 60.0)
     test.text_input(key="q").set_value("blue").run()
+    with monkeypatch.context() as back:
+        back.setattr(address, "went_back", lambda: True)
+        come(test, before)  # at once
+    assert test.text_input(key="q").value == "red"
+    test.text_input(key="q").set_value("blue").run()
     come(test, {"q": ["yellow"]})  # a bookmark, at once
     assert test.text_input(key="q").value == "yellow"
 

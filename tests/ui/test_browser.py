@@ -219,6 +219,27 @@ def test_no_key_is_lost_while_the_page_comes(browser: Browser, address: str, pat
     page.close()
 
 
+def test_the_back_button_goes_back_at_once(page: Page) -> None:
+    for words in ("red", "blue"):
+        ask(page, words)
+        expect_first(page, words)
+        page.wait_for_function(f"location.search.includes('q={words}')")
+    page.go_back()
+    expect(page.locator(BOX)).to_have_value("red")
+    expect_first(page, "red")
+    page.go_forward()
+    expect_first(page, "blue")
+
+
+def test_the_search_page_is_fresh_after_another_page(page: Page) -> None:
+    ask(page, "green")
+    expect_first(page, "green")
+    page.get_by_role("link", name="Timeline").click()
+    page.wait_for_function("location.pathname === '/timeline'")
+    page.get_by_role("link", name="Search").click()
+    expect(page.locator(BOX)).to_have_value("")
+
+
 def test_every_picture_has_an_alternative_text_and_is_a_thumbnail(page: Page) -> None:
     for image in page.locator(f"{TILE} img").all():
         assert image.get_attribute("alt")

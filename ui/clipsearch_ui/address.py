@@ -3,7 +3,7 @@
 The browser sends its address with everything that is done on the page, and learns a moment later what a run
 has written into it. What is done in that moment arrives with the address of before; read as it stands, it
 would undo what was written. So what was written less than `LAG` ago is believed against the values that it
-replaced. (The back button within that time looks the same, and has to be pressed again.)
+replaced, unless the visitor went back to them, or went to another page.
 """
 
 from __future__ import annotations
@@ -12,16 +12,26 @@ import time
 from typing import NamedTuple
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-LAG = 0.5
-"""Seconds. On a busy machine some 0.1 were seen between a run's word and the browser's taking it in."""
+LAG = 5.0
+"""Seconds. On a busy machine 0.1 were seen between a run's word and the browser's taking it in, on one that
+ran three times as many programs as it had cores more than 0.5."""
 _WRITTEN = "address_written"
+_PAGE = "address_page"
 
 
 class _Written(NamedTuple):
     value: str
     before: frozenset[str]
     at: float
+
+
+def on_page(path: str) -> None:
+    """Say which page is shown, before it is: on another one nothing is left of what was written before."""
+    if st.session_state.get(_PAGE) != path:
+        st.session_state[_PAGE] = path
+        st.session_state.pop(_WRITTEN, None)
 
 
 def get(name: str) -> str:
@@ -31,11 +41,16 @@ def get(name: str) -> str:
     last = written.get(name)
     if last is None or here == last.value:
         return here
-    if here not in last.before or time.monotonic() - last.at > LAG:
+    if here not in last.before or went_back() or time.monotonic() - last.at > LAG:
         del written[name]
         return here
     _set(name, last.value)
     return last.value
+
+
+def went_back() -> bool:
+    """Whether this run is there because the visitor went back or forward in the browser's history."""
+    return bool(getattr(get_script_run_ctx(), "is_history_navigation", False))
 
 
 def put(name: str, value: str) -> None:

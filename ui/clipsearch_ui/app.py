@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import streamlit as st
 
-from clipsearch_ui import duplicates_page, library_page, map_page, search_page, themes_page, timeline_page
+from clipsearch_ui import (
+    address,
+    duplicates_page,
+    library_page,
+    map_page,
+    search_page,
+    themes_page,
+    timeline_page,
+)
 from clipsearch_ui.guard import guarded
 from clipsearch_ui.state import icon
 
@@ -63,4 +71,6 @@ PAGES = [
 ]
 
 st.session_state["search_page"] = PAGES[0]
-st.navigation(PAGES, position="top").run()
+page = st.navigation(PAGES, position="top")
+address.on_page(page.url_path)
+page.run()
