@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -12,9 +13,13 @@ def main() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     open_streams()
-    from clipsearch.cli.main import run
+    gc.set_threshold(50_000, 20, 50)  # rows of a catalog by the hundred thousand are no cycles to look for
+    try:
+        from clipsearch.cli.main import run
 
-    run()
+        run()
+    finally:
+        gc.freeze()  # nor is what goes with the process
 
 
 def open_streams() -> None:

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import signal
 import sys
+from collections.abc import Sequence
+from importlib import import_module
 from types import FrameType
 from typing import Annotated
 
 import typer
 
 from clipsearch import __version__
-from clipsearch.cli import (
-    care,
-    evaluation,
-    find,
-    index_report,
-    ingest,
-    manage,
-    models,
-    serve,
-    shards,
-    training,
-    ui,
-)
 from clipsearch.cli.console import drop_output, make_errors_lossy, say_error
 from clipsearch.cli.light import LightGroup
 from clipsearch.durable import FULL, too_many_files
@@ -33,21 +21,43 @@ from clipsearch.errors import ClipsearchError, StorageError
 # Of libraries that say it in words: ONNX Runtime, torch, the system while it loads a library, and mmap.
 _NO_MEMORY = ("bad_alloc", "allocate memory", "failed to map segment")
 
-app = typer.Typer(
-    name="clipsearch",
-    cls=LightGroup,
-    help="Find photos by what is in them, offline.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 done but some files failed or a folder was offline, 2 wrong usage, "
-    "3 and up one for each kind of error (see docs/cli.md), 130 interrupted.",
-)
-for part in (ingest, find, manage, care, index_report, training, evaluation, ui, serve):
-    part.register(app)
-app.add_typer(models.app, name="models")
-app.add_typer(shards.app, name="shards")
+PARTS = {
+    "ingest": ("index",),
+    "find": ("query", "similar"),
+    "manage": ("status", "prune"),
+    "care": ("check", "repair", "compact", "backup", "restore"),
+    "index_report": ("eval-index",),
+    "training": ("train",),
+    "evaluation": ("eval",),
+    "ui": ("ui",),
+    "serve": ("serve",),
+    "models": ("models",),
+    "shards": ("shards",),
+}
+"""Modules beside this one and their commands, in the order of the help."""
+
+
+def application(words: Sequence[str] = ()) -> typer.Typer:
+    """The application; where `words` begin with a command, with no more than that command needs.
+
+    All of them take as long to load and to build as a search does.
+    """
+    app = typer.Typer(
+        name="clipsearch",
+        cls=LightGroup,
+        help="Find photos by what is in them, offline.",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        epilog="Exit codes: 0 done, 1 done but some files failed or a folder was offline, 2 wrong usage, "
+        "3 and up one for each kind of error (see docs/cli.md), 130 interrupted.",
+    )
+    app.callback()(_options)
+    wanted = [part for part, names in PARTS.items() if words and words[0] in names]
+    for part in wanted or PARTS:
+        import_module(f"clipsearch.cli.{part}").register(app)
+    return app
 
 
 def _version(wanted: bool) -> None:
@@ -56,7 +66,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
@@ -108,13 +117,13 @@ def _of_the_machine(error: Exception) -> str | None:
 
 def run() -> None:
     """The console script: run the application and turn its errors into sentences and exit codes."""
-    gc.set_threshold(50_000, 20, 50)  # rows of a catalog by the hundred thousand are no cycles to look for
-    _end_in_order()
     make_errors_lossy()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal need not know every letter
     try:
+        app = application(sys.argv[1:])
+        _end_in_order()  # until here Ctrl-C ends it at once
         app()
     except ClipsearchError as error:
         say_error(str(error))

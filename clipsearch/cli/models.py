@@ -11,6 +11,11 @@ from clipsearch.cli.console import JsonOption, amount, results, say, size, write
 app = typer.Typer(no_args_is_help=True, help="Models on this machine and on the hub.")
 
 
+def register(application: typer.Typer) -> None:
+    """Add the commands."""
+    application.add_typer(app, name="models")
+
+
 @app.command("list")
 def list_models(as_json: JsonOption = False) -> None:
     """List models: those on this machine and the released ones that can be pulled."""

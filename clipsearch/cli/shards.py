@@ -12,6 +12,11 @@ from clipsearch.cli.console import amount, say, shown, stages
 app = typer.Typer(no_args_is_help=True, help="Training data as webdataset shards.")
 
 
+def register(application: typer.Typer) -> None:
+    """Add the commands."""
+    application.add_typer(app, name="shards")
+
+
 @app.callback()
 def _shards() -> None:
     # With a callback a single command keeps its name.

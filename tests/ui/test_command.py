@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from clipsearch.cli.main import app
+from clipsearch.cli.main import application
 from clipsearch.errors import MissingExtra, ServerError
 
 
 def test_without_streamlit_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "streamlit", None)
-    result = CliRunner().invoke(app, ["ui"])
+    result = CliRunner().invoke(application(), ["ui"])
     assert isinstance(result.exception, MissingExtra)
     assert "pip install 'clipsearch[ui]'" in str(result.exception)
 
@@ -25,7 +25,7 @@ def test_a_port_that_another_program_has_is_a_sentence() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        result = CliRunner().invoke(app, ["ui", "--no-browser", "--port", str(port)])
+        result = CliRunner().invoke(application(), ["ui", "--no-browser", "--port", str(port)])
     assert isinstance(result.exception, ServerError)
     assert str(result.exception).startswith(f"Port {port} cannot be listened on")
 
@@ -47,7 +47,7 @@ def test_it_serves_the_library_that_is_named(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("CLIPSEARCH_LIBRARY", "elsewhere")
     asked: list[tuple[int | None, bool]] = []
     monkeypatch.setattr(server, "serve", lambda port, *, browser: asked.append((port, browser)))
-    result = CliRunner().invoke(app, ["ui", "-l", str(tmp_path), "--port", "9999", "--no-browser"])
+    result = CliRunner().invoke(application(), ["ui", "-l", str(tmp_path), "--port", "9999", "--no-browser"])
     assert result.exit_code == 0, result.output
     assert asked == [(9999, False)]
     assert os.environ["CLIPSEARCH_LIBRARY"] == str(tmp_path)

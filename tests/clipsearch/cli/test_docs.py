@@ -5,14 +5,14 @@ import pytest
 import typer.main
 
 from clipsearch import errors
-from clipsearch.cli.main import app
+from clipsearch.cli.main import application
 
 TEXT = (Path(__file__).resolve().parents[3] / "docs" / "cli.md").read_text()
 
 
 def commands(command=None, name="clipsearch"):
     """Name → command, of everything that can be run."""
-    command = command or typer.main.get_command(app)
+    command = command or typer.main.get_command(application())
     if not hasattr(command, "commands"):
         return {name: command}
     found = {}
@@ -45,7 +45,7 @@ def test_every_option_is_told_and_every_told_option_is_there(name):
 
 
 def test_the_options_of_all_commands_are_told():
-    for option in options(typer.main.get_command(app)):
+    for option in options(typer.main.get_command(application())):
         assert f"--{option.lstrip('-')}" in TEXT
 
 

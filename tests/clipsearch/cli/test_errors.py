@@ -190,7 +190,7 @@ def test_an_ordinary_defect_is_not_called_too_many_files(monkeypatch):
     def broken():
         raise FileNotFoundError(2, "No such file or directory", "x")
 
-    monkeypatch.setattr(main, "app", broken)
+    monkeypatch.setattr(main, "application", lambda _words: broken)
     monkeypatch.setattr(main, "_end_in_order", lambda: None)
     with pytest.raises(FileNotFoundError):
         main.run()
@@ -211,7 +211,7 @@ def test_too_little_memory_is_a_sentence(monkeypatch, capsys, error):
     def hungry():
         raise error
 
-    monkeypatch.setattr(main, "app", hungry)
+    monkeypatch.setattr(main, "application", lambda _words: hungry)
     monkeypatch.setattr(main, "_end_in_order", lambda: None)
     monkeypatch.setattr(main, "drop_output", lambda: None)
     with pytest.raises(SystemExit) as ended:

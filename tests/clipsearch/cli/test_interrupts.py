@@ -40,14 +40,14 @@ def test_ctrl_c_before_the_command_begins_is_code_130(handlers, monkeypatch):
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(main, "app", interrupted)
+    monkeypatch.setattr(main, "application", lambda _words: interrupted)
     with pytest.raises(SystemExit) as ended:
         main.run()
     assert ended.value.code == 130
 
 
 def test_nohup_stays_what_it_is(handlers, monkeypatch):
-    monkeypatch.setattr(main, "app", lambda: None)
+    monkeypatch.setattr(main, "application", lambda _words: lambda: None)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     main.run()
@@ -78,7 +78,7 @@ def command():
     import clipsearch.config
     print("went on")
 
-main.app = command
+main.application = lambda _words: command
 main.run()
 """
 

@@ -24,7 +24,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from clipsearch.cli.main import app
+from clipsearch.cli.main import application
 from clipsearch.config import CACHE_VARIABLE
 from clipsearch.search import Where
 from clipsearch.search.query import Query
@@ -409,7 +409,7 @@ def test_asking_a_server_loads_nothing_heavy(library, served):
     script = (
         "import sys; sys.argv[1:] = ['query', 'red', '-n', '1']\n"
         "from clipsearch.cli.main import run\n"
-        "run.__globals__['app'](standalone_mode=False)\n"
+        "run.__globals__['application']()(standalone_mode=False)\n"
         "print(sorted({'numpy', 'torch', 'sqlalchemy', 'PIL', 'tokenizers', 'sqlite3'} & set(sys.modules)))"
     )
     done = asked(library.by(sys.executable, "-c", script))
@@ -423,7 +423,7 @@ def test_with_a_real_model_to_the_byte(tiny_model, photos, tmp_path, monkeypatch
     Image.effect_noise((300, 200), 80).convert("RGB").save(photos / "noise.jpg")
 
     def run(*words):
-        done = CliRunner().invoke(app, list(words))
+        done = CliRunner().invoke(application(), list(words))
         assert done.exit_code == 0, done.stderr
         return done.stdout_bytes
 
