@@ -19,6 +19,7 @@ from clipsearch.folder.layout import Layout, checked_fingerprint
 from clipsearch.folder.seal import read_seal
 from clipsearch.folder.sealing import check_catalog, current_seal, seal_library
 from clipsearch.store import FoundFile, NewFailure, NewImage, PruneResult, SpaceRow
+from clipsearch.store.connect import READ_MODES, uri_of
 from clipsearch.vectors import Floats, VectorError, VectorFile
 
 if TYPE_CHECKING:
@@ -90,6 +91,11 @@ class Writer:
                 yield catalog
                 generation = catalog.generation() + 1
             self._note_generation(generation)
+
+    @property
+    def catalog_uri(self) -> str:
+        """Where other processes may read the catalog as of the last commit: an SQLite URI."""
+        return uri_of(self._layout.catalog, READ_MODES[0])
 
     @contextmanager
     def reading(self) -> Iterator[Catalog]:

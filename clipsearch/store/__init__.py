@@ -4,25 +4,29 @@
 types below are free.
 """
 
-from clipsearch.store.rows import (
-    CatalogCounts,
-    FailureRow,
-    FoundFile,
-    Hit,
-    ImageRow,
-    KnownFailure,
-    KnownFile,
-    LastStat,
-    NewFailure,
-    NewImage,
-    PendingImage,
-    PruneResult,
-    RootCounts,
-    RootRow,
-    RunRow,
-    SlotFilter,
-    SpaceRow,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clipsearch.store.rows import (
+        CatalogCounts,
+        FailureRow,
+        FoundFile,
+        Hit,
+        ImageRow,
+        KnownFailure,
+        KnownFile,
+        LastStat,
+        NewFailure,
+        NewImage,
+        PendingImage,
+        PruneResult,
+        RootCounts,
+        RootRow,
+        RunRow,
+        SlotFilter,
+        SpaceRow,
+    )
 
 __all__ = [
     "CatalogCounts",
@@ -43,3 +47,9 @@ __all__ = [
     "SlotFilter",
     "SpaceRow",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'clipsearch.store' has no attribute {name!r}")
+    return getattr(import_module("clipsearch.store.rows"), name)

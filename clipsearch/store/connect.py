@@ -36,9 +36,14 @@ _NO_ROOM = frozenset({sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_SHMSIZE
 _PRIMARY = 0xFF  # SQLite's extended result codes carry the primary one in the low byte
 
 
+def uri_of(path: Path, mode: str) -> str:
+    """The SQLite URI of the file at `path`, to be opened in that mode."""
+    return f"file:{quote(os.fsencode(path.absolute()))}?{mode}"
+
+
 def connect(path: Path, mode: str) -> sqlite3.Connection:
     """Connect to the file at `path`; `mode` is that of an SQLite URI."""
-    uri = f"file:{quote(os.fsencode(path.absolute()))}?{mode}"
+    uri = uri_of(path, mode)
     kind = Immutable if "immutable=1" in mode else sqlite3.Connection
     # isolation_level=None: the driver starts no transactions of its own.
     return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, factory=kind)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from clipsearch.store.chunks import chunks
+from clipsearch.store.last_stats import last_stats
 from clipsearch.store.rows import KnownFailure, KnownFile, LastStat, PendingImage
 
 _UNSIGNED = (1 << 64) - 1
@@ -14,11 +15,7 @@ _FILES = (
     "SELECT path, id, image_id, size, mtime_ns, ctime_ns, inode, device, missing_since IS NOT NULL,"
     " verified_at_ns FROM files"
 )
-_STATS = (
-    "SELECT path,"
-    " CASE WHEN missing_since IS NULL AND max(mtime_ns, ctime_ns) < verified_at_ns - ? THEN size END,"
-    " mtime_ns, ctime_ns, inode FROM files"
-)
+_PATHS = "SELECT path FROM files"
 _FAILURES = "SELECT path, size, mtime_ns, kind, attempts FROM failures WHERE root_id = ?"
 _SIZES = "SELECT size, hash FROM embeddings JOIN images ON images.id = image_id WHERE space_id = ?"
 _PENDING = (
@@ -49,16 +46,25 @@ class Known:
         rows = self._driver.execute(f"{_FILES} WHERE root_id = ?", (root_id,)).fetchall()
         return _by_path(rows)
 
-    def stats(self, root_id: int, racy_ns: int) -> dict[bytes, LastStat]:
-        """Return path → stat, for every file of a root: a part of what `files` returns, in half the time.
+    def stats(
+        self, root_id: int, racy_ns: int, bounds: tuple[bytes, bytes] | None = None
+    ) -> dict[bytes, LastStat]:
+        """Return path → stat, for every file of a root, or those within `bounds`; see `last_stats`."""
+        return last_stats(self._driver, root_id, racy_ns, bounds)
 
-        The size is None of a missing file, and of one that was not read more than `racy_ns` after its last
-        change.
+    def sample(self, root_id: int, count: int) -> tuple[list[bytes], int]:
+        """Return paths of about `count` files taken evenly from all, those of the root, in order.
+
+        The second value says for how many files each of them stands.
         """
-        # The only root has all files, and finding each by an index takes longer than going through them.
-        [(one,)] = self._driver.execute("SELECT count(*) = 1 FROM roots")
-        query = f"{_STATS} NOT INDEXED WHERE root_id = ?" if one else f"{_STATS} WHERE root_id = ?"
-        return {row[0]: row for row in self._driver.execute(query, (racy_ns, root_id)).fetchall()}
+        [(last,)] = self._driver.execute("SELECT coalesce(max(id), 0) FROM files")
+        step = max(1, last // count)
+        ids = range(1, last + 1, step)[: 2 * count]
+        places = ", ".join("?" * len(ids))
+        rows = self._driver.execute(
+            f"{_PATHS} WHERE +root_id = ? AND id IN ({places}) ORDER BY path", (root_id, *ids)
+        )
+        return [path for (path,) in rows], step
 
     def files_at(self, root_id: int, paths: Iterable[bytes]) -> dict[bytes, KnownFile]:
         """Return the part of `files` that is at these paths."""

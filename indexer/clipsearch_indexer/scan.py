@@ -14,7 +14,6 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
@@ -60,8 +59,7 @@ class FileStat(NamedTuple):
         return cls(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
 
 
-@dataclass(frozen=True, slots=True)
-class Unscanned:
+class Unscanned(NamedTuple):
     """Something that was met and not scanned, and why."""
 
     path: bytes
@@ -82,6 +80,37 @@ class Settled(NamedTuple):
     """How many there are."""
 
 
+class Bounds(NamedTuple):
+    """A part of all paths: those from `first` on and before `end`, in the order of bytes."""
+
+    first: bytes = b""
+    end: bytes = b""
+    """Empty for no end."""
+
+    def hold(self, path: bytes) -> bool:
+        """Whether the path is within."""
+        return self.first <= path and (not self.end or path < self.end)
+
+    def cover(self, folder: bytes) -> bool:
+        """Whether all paths below the folder are within."""
+        below = folder.rstrip(b"/")
+        return self.first <= below + b"/" and (not self.end or below + _BEHIND <= self.end)
+
+    def meet(self, folder: bytes) -> bool:
+        """Whether paths below the folder may be within."""
+        below = folder.rstrip(b"/")
+        return self.first < below + _BEHIND and (not self.end or below + b"/" < self.end)
+
+    def below(self, folder: bytes) -> tuple[bytes, bytes]:
+        """First and end of what is within and below the folder."""
+        prefix = folder.rstrip(b"/")
+        first, end = prefix + b"/", prefix + _BEHIND
+        return max(first, self.first), min(end, self.end or end)
+
+
+EVERYWHERE = Bounds()
+_BEHIND = bytes([ord("/") + 1])  # behind a folder's name: greater than all paths below the folder
+
 Found: TypeAlias = FileStat | Unscanned | Settled
 
 
@@ -91,6 +120,7 @@ def scan(
     excludes: Sequence[str] = DEFAULT_EXCLUDES,
     follow_symlinks: bool = False,
     known: dict[bytes, LastStat] | None = None,
+    bounds: Bounds = EVERYWHERE,
 ) -> Iterator[Found]:
     """Walk `root`, depth first and sorted by name within a folder, and yield every image file.
 
@@ -104,6 +134,8 @@ def scan(
         the root then brings in what lies there.
     known: path → stat of files that need not be yielded where they are as they were. Those are taken out
         of it, and counted in a `Settled` for each folder.
+    bounds: files at other paths are passed over. What keeps a folder from being listed is told for every
+        part of it. Not together with `follow_symlinks`: two parts may lead to one folder.
     """
     root = os.path.abspath(root)
     try:
@@ -114,7 +146,7 @@ def scan(
     if stat.S_ISREG(status.st_mode):
         yield FileStat.of(root, status)
     elif stat.S_ISDIR(status.st_mode):
-        yield from _Walk(root, status, excludes, follow_symlinks, {} if known is None else known)
+        yield from _Walk(root, status, excludes, follow_symlinks, {} if known is None else known, bounds)
     else:
         yield Unscanned(root, "neither a folder nor a regular file", "special")
 
@@ -129,6 +161,7 @@ class _Walk:
         excludes: Sequence[str],
         follow_symlinks: bool,
         known: dict[bytes, LastStat],
+        bounds: Bounds,
     ) -> None:
         globs = [glob.strip("/") for glob in excludes if glob.strip("/")]
         by_name = [glob for glob in globs if "/" not in glob]
@@ -138,6 +171,7 @@ class _Walk:
         self._root = root
         self._follow = follow_symlinks
         self._known = known
+        self._bounds = bounds
         self._entered = {(status.st_dev, status.st_ino)}  # kept up with links only: else nothing leads back
 
     def __iter__(self) -> Iterator[Found]:
@@ -161,10 +195,11 @@ class _Walk:
         before = len(self._known)
         try:
             with os.scandir(folder) as listing:
+                mine = listing if self._bounds.cover(folder) else filter(self._is_mine, listing)
                 if self._known:
-                    self._settle(listing, rest)
+                    self._settle(mine, rest)
                 else:
-                    rest.extend(listing)
+                    rest.extend(mine)
         except OSError as error:
             trouble.append(Unscanned(folder, _why(error), "directory"))
         rest.sort(key=attrgetter("name"))
@@ -198,6 +233,9 @@ class _Walk:
                 known[entry.path] = last
             rest.append(entry)
 
+    def _is_mine(self, entry: os.DirEntry[bytes]) -> bool:
+        return self._bounds.hold(entry.path) or entry.is_dir(follow_symlinks=False)
+
     def _is_excluded(self, entry: os.DirEntry[bytes]) -> bool:
         """Whether any pattern matches the name or the path."""
         if self._names is not None and self._names(entry.name.decode(_ENCODING, _ERRORS)):
@@ -216,7 +254,7 @@ class _Walk:
             if entry.is_symlink() and not self._follow:
                 return _skipped_link(entry, is_image)
             if entry.is_dir():
-                return entry.path if self._is_new(entry) else None
+                return entry.path if self._bounds.meet(entry.path) and self._is_new(entry) else None
             if not is_image:
                 return None
             status = entry.stat()

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 
 from clipsearch.errors import UsageError
 from clipsearch.folder import Writer
 from clipsearch.paths import display
-from clipsearch.store import KnownFile, LastStat, RootRow, SpaceRow
-from clipsearch_indexer import plan as planning
+from clipsearch.store import KnownFile, RootRow, SpaceRow
 from clipsearch_indexer.contract import Options, Progress, Summary
 from clipsearch_indexer.places import Place, State, home_of, is_doubtful, is_offline, look_at, places
 from clipsearch_indexer.plan import Plan, make_plan
-from clipsearch_indexer.scan import Found, Settled, scan
+from clipsearch_indexer.scanner import Scanner
 from clipsearch_indexer.shield import Shield
-
-_REPORT_EVERY = 200
 
 
 class Survey:
@@ -32,11 +30,9 @@ class Survey:
     ) -> None:
         self._writer = writer
         self._space = space
-        self._options = options
         self._summary = summary
-        self._report = report
         self._shield = shield
-        self._met = self._reported = 0
+        self._scanner = Scanner(options, writer.catalog_uri, report)
         with writer.reading() as catalog:
             self._roots = catalog.roots.all()
         self._pending = self._pending_images()
@@ -80,11 +76,13 @@ class Survey:
     def _compare(self, place: Place, home: RootRow, state: State) -> Plan:
         with self._writer.reading() as catalog, self._shield.let_through():
             failures = place.rows(catalog.known.failures(home.id), home)
-            stats = place.rows(catalog.known.stats(home.id, planning.RACY_NS), home)
-            self._unsettle(stats, failures)
-            # A place that is missing is a single file that has vanished.
-            met = [] if state == "missing" else list(self._scan(place, stats))
-            known = catalog.known.files_at(home.id, stats)  # what the scan did not settle
+            doubtful = chain(failures, *self._pending.values())
+            met, left = (
+                self._scanner.look_over(catalog.known, place, home, doubtful)
+                if state != "missing"
+                else ([], [place.path])  # a single file that has vanished
+            )
+            known = catalog.known.files_at(home.id, left)  # what the scan did not settle
 
             def lacks_embedding(row: KnownFile) -> bool:
                 if row.missing:  # and so not among the pending images, which are visible
@@ -95,26 +93,6 @@ class Survey:
                 return True
 
             return make_plan(home, place, met, known, failures, lacks_embedding)
-
-    def _unsettle(self, stats: dict[bytes, LastStat], failures: Iterable[bytes]) -> None:
-        """Forget the stat of files that there is something to do about even where it is the same."""
-        for paths in (failures, *self._pending.values()):
-            for path in paths:
-                if path in stats:
-                    stats[path] = path, None, 0, 0, 0
-
-    def _scan(self, place: Place, stats: dict[bytes, LastStat]) -> Iterator[Found]:
-        """Scan a place, and take out of `stats` what is as it was."""
-        options = self._options
-        found = scan(
-            place.path, excludes=options.excludes, follow_symlinks=options.follow_symlinks, known=stats
-        )
-        for entry in place.without_inner(found):
-            self._met += entry.files if isinstance(entry, Settled) else 1
-            if self._met - self._reported >= _REPORT_EVERY:
-                self._reported = self._met
-                self._report(Progress("scanning", self._met, 0))
-            yield entry
 
     def _pending_images(self) -> dict[int, tuple[bytes, ...]]:
         """Visible images that this model has not embedded, with their paths."""
