@@ -15,7 +15,7 @@ import pytest
 
 from clipsearch.errors import LibraryLocked, ModelInvalid, StorageError, UsageError
 from clipsearch.folder import LibraryFolder
-from clipsearch_indexer import places, plan, run, scan, survey
+from clipsearch_indexer import places, plan, run, scan, scanner
 from clipsearch_indexer.decode import DecodePool
 from clipsearch_indexer.ingest import Options, Progress, ingest
 
@@ -332,7 +332,7 @@ def test_a_root_that_goes_away_while_it_is_scanned_loses_nothing(index, folder, 
         loss(photos)
         yield from entries
 
-    monkeypatch.setattr(survey, "scan", unplugged)
+    monkeypatch.setattr(scanner, "scan", unplugged)
     summary = index()
     assert summary.offline == [path(photos)]
     assert summary.missing == 0
