@@ -20,6 +20,8 @@ from clipsearch.sizes import ClipConfig
 
 Floats = npt.NDArray[np.float32]
 PREFIX = "visual."
+AT_ONCE = 4
+"""Pictures that a convolutional tower computes at once: their maps stay near the processor, and in memory."""
 
 
 class ImageTower:
@@ -39,7 +41,12 @@ class ImageTower:
     ) -> None:
         pictures = {name: single(tensor) for name, tensor in tensors.items() if name.startswith(PREFIX)}
         self._session = Session(*image_graph(config, pictures, preprocess), threads or processors())
+        convolves = config.vision.trunk is not None or not isinstance(config.vision.layers, int)
+        self._at_once = AT_ONCE if convolves else None
 
     def features(self, images: npt.NDArray[np.uint8] | Floats) -> Floats:
         """uint8 (N, Y, X, 3) -> (N, E); without a `preprocess` normalised float32 (N, 3, Y, X)."""
-        return self._session.run({"input": np.ascontiguousarray(images)})[0]
+        step = self._at_once or max(1, len(images))
+        parts = [images[start : start + step] for start in range(0, max(1, len(images)), step)]
+        found = [self._session.run({"input": np.ascontiguousarray(part)})[0] for part in parts]
+        return found[0] if len(found) == 1 else np.concatenate(found)

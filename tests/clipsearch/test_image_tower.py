@@ -52,6 +52,18 @@ def assert_same(ours: np.ndarray, theirs: np.ndarray) -> None:
     assert np.abs(ours - theirs).max() <= 1e-5 * max(1, np.abs(theirs).max())
 
 
+@pytest.mark.parametrize("count", [0, 1, 4, 9])
+@pytest.mark.parametrize("name", ["vit", "resnet", "mobilenet"])
+def test_pictures_are_embedded_the_same_however_many_come(name: str, count: int) -> None:
+    model = clip(VISION[name])
+    tower = ImageTower(model.config, arrays(model), Preprocess(VISION[name].image_size))
+    images = pixels(VISION[name].image_size, count)
+    found = tower.features(images)
+    assert found.shape == (count, 16)
+    for one, image in zip(found, images, strict=True):
+        assert_same(one, tower.features(image[None])[0])
+
+
 @pytest.mark.parametrize("quick_gelu", [False, True])
 @pytest.mark.parametrize("name", list(VISION))
 def test_features_are_those_of_the_torch_tower(name: str, quick_gelu: bool) -> None:
