@@ -6,9 +6,12 @@ import errno
 import io
 import os
 import stat
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from clipsearch.errors import ImageError
+
+if TYPE_CHECKING:
+    from clipsearch.tar_shards import MemberStat
 
 FILE_LIMIT = 256 << 20
 """Bytes of the largest file that is read."""
@@ -34,22 +37,22 @@ class ImageFileError(ImageError):
 
 def read_file(
     path: bytes | str | os.PathLike[str], *, follow_symlinks: bool = False
-) -> tuple[bytes, os.stat_result]:
-    """Read the whole of a regular file and its stat, both from the same moment.
+) -> tuple[bytes, os.stat_result | MemberStat]:
+    """Read the whole of a regular file, or of one in a tar shard, and its stat, both from the same moment.
 
     Never blocks on a FIFO or a device, and follows no symbolic link in the last component unless asked to.
 
     Raises `ImageFileError`: kind "missing", "permission", "unreadable" (not a regular file, or an I/O error),
     "too-large" (over `FILE_LIMIT`) or "changed" (written to meanwhile; trying again may help).
     """
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_symlinks else os.O_NOFOLLOW)
     try:
-        descriptor = os.open(path, flags)
-        with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 (a descriptor)
-            before = os.fstat(descriptor)
+        with open_file(path, follow_symlinks=follow_symlinks) as file:
+            before = os.fstat(file.fileno())
             _check_regular(before)
             data = _read_all(file, before.st_size)
-            after = os.fstat(descriptor)
+            after = os.fstat(file.fileno())
+    except NotADirectoryError as error:
+        return _read_member(os.fsencode(path), error, follow_symlinks)
     except OSError as error:
         raise _refused_by_system(error) from error
     except ValueError as error:  # a NUL in the path
@@ -59,12 +62,48 @@ def read_file(
     return data, after
 
 
+def open_file(path: bytes | str | os.PathLike[str], *, follow_symlinks: bool) -> io.FileIO:
+    """Open a file for reading, unbuffered, without waiting for a FIFO or a device. Raises OSError."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_symlinks else os.O_NOFOLLOW)
+    return io.FileIO(os.open(path, flags), "rb")
+
+
+def _read_member(path: bytes, error: OSError, follow_symlinks: bool) -> tuple[bytes, MemberStat]:
+    """Read a file in a tar shard: `error` is what the system says of its path."""
+    from clipsearch.tar_shards import MemberStat, find, shard_of
+
+    shard = shard_of(path)
+    if shard is None:
+        raise _refused_by_system(error) from error
+    try:
+        with open_file(shard, follow_symlinks=follow_symlinks) as file:
+            before = os.fstat(file.fileno())
+            if not stat.S_ISREG(before.st_mode):
+                raise ImageFileError("not a regular file", "unreadable")
+            place = find(file.fileno(), before, path[len(shard) + 1 :])
+            if place is None:
+                raise ImageFileError("no such file", "missing")
+            start, size = place
+            _check_size(size)
+            data = os.pread(file.fileno(), size, start)
+            after = os.fstat(file.fileno())
+    except OSError as found:
+        raise _refused_by_system(found) from found
+    if len(data) != size or _version(before) != _version(after):
+        raise ImageFileError("the file changed while it was read", "changed")
+    return data, MemberStat(size, after.st_mtime_ns, after.st_ctime_ns, start, after.st_dev)
+
+
 def _check_regular(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise ImageFileError("not a regular file", "unreadable")
-    if status.st_size > FILE_LIMIT:
-        size, limit = status.st_size >> 20, FILE_LIMIT >> 20
-        raise ImageFileError(f"too large ({size} MiB; the limit is {limit} MiB)", "too-large")
+    _check_size(status.st_size)
+
+
+def _check_size(size: int) -> None:
+    if size > FILE_LIMIT:
+        found, limit = size >> 20, FILE_LIMIT >> 20
+        raise ImageFileError(f"too large ({found} MiB; the limit is {limit} MiB)", "too-large")
 
 
 def _read_all(file: io.FileIO, size: int) -> bytes:

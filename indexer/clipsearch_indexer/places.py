@@ -15,6 +15,7 @@ from typing import Literal, TypeVar
 
 from clipsearch.reachable import root_state
 from clipsearch.store.rows import KnownFile, RootRow
+from clipsearch.tar_shards import shard_of
 from clipsearch_indexer.scan import Found, filesystem_id
 
 Row = TypeVar("Row")
@@ -103,7 +104,7 @@ def is_offline(
         return not (single and root_state(os.path.dirname(place.path)) == "online")  # noqa: PTH120 (bytes)
     photos = [path for path, row in known.items() if not row.missing]
     sample = photos[:: max(1, len(photos) // _SAMPLE)]
-    return bool(photos) and not any(os.path.lexists(path) for path in sample)
+    return bool(photos) and not any(os.path.lexists(shard_of(path) or path) for path in sample)
 
 
 def covers(folder: bytes, path: bytes) -> bool:

@@ -14,6 +14,7 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
@@ -21,6 +22,9 @@ from clipsearch.files import SUFFIXES
 
 if TYPE_CHECKING:
     from clipsearch.store.rows import LastStat
+    from clipsearch.tar_shards import Member, MemberStat
+
+    Entry: TypeAlias = os.DirEntry[bytes] | Member
 
 DEFAULT_EXCLUDES = (
     ".[!.]*",  # hidden: .git, .thumbnails, .Trash-1000, AppleDouble's ._IMG_1.jpg (but not "...jpg")
@@ -54,7 +58,7 @@ class FileStat(NamedTuple):
     device: int
 
     @classmethod
-    def of(cls, path: bytes, status: os.stat_result) -> FileStat:
+    def of(cls, path: bytes, status: os.stat_result | MemberStat) -> FileStat:
         """Give the stat of `path` in this form."""
         return cls(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
 
@@ -124,8 +128,9 @@ def scan(
 ) -> Iterator[Found]:
     """Walk `root`, depth first and sorted by name within a folder, and yield every image file.
 
-    A file counts as an image by its suffix (`clipsearch.files.SUFFIXES`, any case). A root that is
-    itself a file is yielded whatever its name.
+    A file counts as an image by its suffix (`clipsearch.files.SUFFIXES`, any case). A tar archive
+    (`clipsearch.tar_shards`) counts as a folder of what is in it. Any other root that is itself a file is
+    yielded whatever its name.
 
     excludes: glob patterns (`*`, `?`, `[seq]`, `[!seq]`; case matters). One without a slash is compared
         with the name of every file and folder below the root; one with a slash with the path relative to
@@ -143,9 +148,9 @@ def scan(
     except OSError as error:
         yield Unscanned(root, _why(error), "directory")
         return
-    if stat.S_ISREG(status.st_mode):
+    if stat.S_ISREG(status.st_mode) and not is_shard_name(root):
         yield FileStat.of(root, status)
-    elif stat.S_ISDIR(status.st_mode):
+    elif stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode):
         yield from _Walk(root, status, excludes, follow_symlinks, {} if known is None else known, bounds)
     else:
         yield Unscanned(root, "neither a folder nor a regular file", "special")
@@ -188,13 +193,13 @@ class _Walk:
             else:
                 stack.pop()
 
-    def _entries(self, folder: bytes) -> list[os.DirEntry[bytes] | Unscanned | Settled]:
+    def _entries(self, folder: bytes) -> list[Entry | Unscanned | Settled]:
         """How much of a folder is settled, the rest by name, and what kept it from being read whole."""
-        rest: list[os.DirEntry[bytes]] = []
+        rest: list[Entry] = []
         trouble: list[Unscanned] = []
         before = len(self._known)
         try:
-            with os.scandir(folder) as listing:
+            with self._listing(folder) as listing:
                 mine = listing if self._bounds.cover(folder) else filter(self._is_mine, listing)
                 if self._known:
                     self._settle(mine, rest)
@@ -202,11 +207,26 @@ class _Walk:
                     rest.extend(mine)
         except OSError as error:
             trouble.append(Unscanned(folder, _why(error), "directory"))
-        rest.sort(key=attrgetter("name"))
+        if not rest or isinstance(rest[0], os.DirEntry):  # the files of a shard stay in its order
+            rest.sort(key=attrgetter("name"))
         settled = before - len(self._known)
         return [*([Settled(folder, settled)] if settled else []), *rest, *trouble]
 
-    def _settle(self, listing: Iterable[os.DirEntry[bytes]], rest: list[os.DirEntry[bytes]]) -> None:
+    @contextmanager
+    def _listing(self, folder: bytes) -> Iterator[Iterable[Entry]]:
+        """What a folder holds, or a tar shard."""
+        try:
+            entries = os.scandir(folder)
+        except NotADirectoryError:
+            from clipsearch.tar_shards import members
+
+            inside = members(folder, is_image_name)
+            yield (member for member in inside if not self._is_inside_excluded(folder, member))
+            return
+        with entries:
+            yield entries
+
+    def _settle(self, listing: Iterable[Entry], rest: list[Entry]) -> None:
         """Forget the files that are as they were; the other entries go to `rest`.
 
         Written out in one piece: this is what every file of a library costs where nothing has changed.
@@ -233,10 +253,12 @@ class _Walk:
                 known[entry.path] = last
             rest.append(entry)
 
-    def _is_mine(self, entry: os.DirEntry[bytes]) -> bool:
-        return self._bounds.hold(entry.path) or entry.is_dir(follow_symlinks=False)
+    def _is_mine(self, entry: Entry) -> bool:
+        if self._bounds.hold(entry.path) or entry.is_dir(follow_symlinks=False):
+            return True
+        return is_shard_name(entry.name)
 
-    def _is_excluded(self, entry: os.DirEntry[bytes]) -> bool:
+    def _is_excluded(self, entry: Entry) -> bool:
         """Whether any pattern matches the name or the path."""
         if self._names is not None and self._names(entry.name.decode(_ENCODING, _ERRORS)):
             return True
@@ -244,17 +266,26 @@ class _Walk:
             self._paths(os.fsdecode(os.path.relpath(entry.path, self._root)))
         )
 
-    def _look(self, entry: os.DirEntry[bytes]) -> FileStat | Unscanned | bytes | None:
+    def _is_inside_excluded(self, shard: bytes, member: Member) -> bool:
+        """Whether a folder that a member lies in has a name that any pattern matches."""
+        names, folders = self._names, member.path[len(shard) + 1 : -len(member.name) - 1]
+        return names is not None and any(
+            names(folder.decode(_ENCODING, _ERRORS)) for folder in folders.split(b"/")
+        )
+
+    def _look(self, entry: Entry) -> FileStat | Unscanned | bytes | None:
         """What to yield for `entry`, or the folder to enter, or None for what is of no interest."""
         name = entry.name
         if self._is_excluded(entry):
             return None
-        is_image = is_image_name(name)
+        is_image, is_shard = is_image_name(name), is_shard_name(name)
         try:
             if entry.is_symlink() and not self._follow:
-                return _skipped_link(entry, is_image)
+                return _skipped_link(entry, is_image or is_shard)
             if entry.is_dir():
                 return entry.path if self._bounds.meet(entry.path) and self._is_new(entry) else None
+            if is_shard and entry.is_file():
+                return entry.path if self._bounds.meet(entry.path) else None
             if not is_image:
                 return None
             status = entry.stat()
@@ -264,7 +295,7 @@ class _Walk:
             return Unscanned(entry.path, "not a regular file", "special")
         return FileStat.of(entry.path, status)
 
-    def _is_new(self, entry: os.DirEntry[bytes]) -> bool:
+    def _is_new(self, entry: Entry) -> bool:
         if not self._follow:
             return True
         status = entry.stat()
@@ -287,7 +318,7 @@ def _initials(globs: list[str]) -> frozenset[int]:
     return frozenset(glob[0].encode(_ENCODING, _ERRORS)[0] for glob in globs)
 
 
-def _skipped_link(entry: os.DirEntry[bytes], is_image: bool) -> Unscanned | None:
+def _skipped_link(entry: Entry, is_image: bool) -> Unscanned | None:
     try:
         to_folder = entry.is_dir()
     except OSError:  # a loop of links
@@ -301,6 +332,11 @@ def is_image_name(name: bytes) -> bool:
     """Whether a file of that name is taken for an image; blanks and dots behind the suffix do not count."""
     _, dot, suffix = name.rstrip(b" .").rpartition(b".")
     return bool(dot) and suffix.lower() in _SUFFIXES
+
+
+def is_shard_name(name: bytes) -> bool:
+    """Whether a file of that name, or path, is taken for a tar shard, a folder of its own."""
+    return name[-4:].lower() == b".tar"
 
 
 def _why(error: OSError) -> str:

@@ -14,6 +14,7 @@ import os
 import resource
 import signal
 import sys
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from PIL import AvifImagePlugin
 
 from clipsearch.files import ImageFileError, read_file
 from clipsearch.images import decode
+from clipsearch.metadata import CAPTION_LIMIT, clean
+from clipsearch.tar_shards import caption_path
 from clipsearch_indexer.messages import Decoded, Failed, Job, Known, Limits, Result, Setup
 from clipsearch_indexer.scan import FileStat
 
@@ -88,6 +91,8 @@ def serve(job: Job, setup: Setup) -> Result:
             return Known(job.id, content_hash, status)
         image, metadata = decode(data, cover=setup.cover)
         pixels = np.ascontiguousarray(setup.to_pixels(image), dtype=np.uint8)
+        if metadata.caption is None:
+            metadata = replace(metadata, caption=_words_beside(job.path, setup.follow_symlinks))
         return Decoded(job.id, content_hash, pixels, metadata, status)
     except ImageFileError as error:
         return Failed(job.id, str(error), error.kind, status)
@@ -96,6 +101,17 @@ def serve(job: Job, setup: Setup) -> Result:
     except Exception as error:
         reason = f"cannot be resized ({type(error).__name__}: {error})"
         return Failed(job.id, reason[:200], "corrupt", status)
+
+
+def _words_beside(path: bytes, follow_symlinks: bool) -> str | None:
+    """The caption of an image in a tar shard."""
+    beside = caption_path(path)
+    if beside is None:
+        return None
+    try:
+        return clean(read_file(beside, follow_symlinks=follow_symlinks)[0], CAPTION_LIMIT)
+    except (ImageFileError, MemoryError):  # no reason to lose the image
+        return None
 
 
 def _read(path: bytes, follow_symlinks: bool) -> tuple[bytes, Any]:
