@@ -187,6 +187,8 @@ def _table(hits: Sequence[Hit]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from clipsearch.tar_shards import shard_of
+
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column("score", justify="right", style="cyan")
     table.add_column("photo", overflow="fold")
@@ -196,6 +198,8 @@ def _table(hits: Sequence[Hit]) -> None:
         copies = f" (+{len(hit.copies)})" if hit.copies else ""
         path = Text(shown(hit.path) + copies)
         plain = hit.path.isascii() and hit.path.isprintable() and " " not in hit.path  # rich escapes no link
-        path.stylize(f"link file://{hit.path}" if plain else "")
+        if plain:
+            shard = shard_of(hit.path.encode())  # for other programs there is nothing in it
+            path.stylize(f"link file://{hit.path if shard is None else shard.decode()}")
         table.add_row(f"{hit.score:.3f}", path, (hit.taken_at or "")[:10], Text((hit.camera or "")[:24]))
     Console().print(table)

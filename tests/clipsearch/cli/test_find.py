@@ -113,8 +113,11 @@ def test_names_that_are_no_text_are_harmless_on_a_terminal_and_reversible_in_jso
 def test_the_link_on_a_name_is_as_harmless_as_the_name(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
-    find._table([Hit(f"/p/{name}.png", 0.5, 1, 0, 8, 6, "PNG") for name in ("plain", "\x1b[2Jcleared")])
+    find._table(
+        [Hit(f"/p/{name}.png", 0.5, 1, 0, 8, 6, "PNG") for name in ("plain", "\x1b[2Jcleared", "s.tar/a")]
+    )
     out = capsys.readouterr().out
+    assert "file:///p/s.tar\x1b" in out  # what is in an archive no other program opens
     assert "file:///p/plain.png" in out
     assert "\x1b[2J" not in out
     assert "cleared.png" in out

@@ -63,6 +63,19 @@ def test_a_first_run_a_second_and_what_they_say(commands, photos):
     assert summary["failed"] == []
 
 
+def test_a_tar_shard_is_a_folder(commands, photos):
+    subprocess.run(
+        ["tar", "cf", "shard.tar", "-C", "photos", "red.png", "green.png"], cwd=commands.cwd, check=True
+    )
+    assert "2 new photos in " in commands("index", "shard.tar").stderr
+    assert "0 new photos, 2 unchanged in " in commands("index").stderr
+    assert commands("query", "red", "-n", "1").stdout == "1.000\tshard.tar/red.png\n"
+    assert commands("similar", "shard.tar/red.png").stdout.endswith("\tshard.tar/green.png\n")
+    assert commands("query", "red", "--under", "shard.tar/red.png").stdout.count("\n") == 1
+    assert "2 files hold what was indexed." in commands("check", "--deep").stderr
+    assert "2 new photos, 2 copies" in commands("index", photos).stderr  # of the four in the folder
+
+
 def test_status_tells_people_and_programs(commands, photos):
     (photos / "bad.jpg").write_text("no picture")
     commands("index", photos, code=1)
