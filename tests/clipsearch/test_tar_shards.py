@@ -121,10 +121,12 @@ def test_names_that_lead_out_are_left_alone(tmp_path):
         assert error.value.kind == "missing"
 
 
-def test_what_a_header_says_of_all_that_follow_is_heard(tmp_path):
+def test_headers_that_speak_of_all_files_are_passed_over(tmp_path):
+    """Such as `git archive` writes."""
     with tarfile.open(tmp_path / "s.tar", "w", pax_headers={"comment": "x"}) as archive:
-        add(archive, "a.jpg", b"1")
-    assert list(listed(os.fsencode(tmp_path / "s.tar"))) == [b"a.jpg"]
+        for name in ("a.jpg", "b.jpg", LONG):
+            add(archive, name, b"1")
+    assert list(listed(os.fsencode(tmp_path / "s.tar"))) == [b"a.jpg", b"b.jpg", os.fsencode(LONG)]
 
 
 @pytest.mark.parametrize(
