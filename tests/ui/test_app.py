@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tarfile
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -299,6 +300,23 @@ def test_indexing_from_the_page(tmp_path: Path, photos: Path, monkeypatch: pytes
     assert run.summary.new == 64
     test.run()
     assert "**64** photos" in texts(test)
+
+
+def test_a_tar_shard_is_indexed_from_the_page(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard, library = tmp_path / "shard.tar", tmp_path / "new"
+    with tarfile.open(shard, "w") as archive:
+        for photo in sorted(photos.rglob("blue-*.jpg"))[:5]:
+            archive.add(photo, photo.name)
+    test = app(library, monkeypatch).run()
+    test.text_input(key="index_folder").set_value(str(shard))
+    test.button[0].click().run()
+    run = state.shelf().open(library).run
+    assert run is not None
+    run.wait(60)
+    assert run.summary is not None
+    assert run.summary.new == 5
 
 
 def test_without_its_model_a_library_can_still_be_looked_through(

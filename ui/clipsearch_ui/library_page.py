@@ -114,8 +114,11 @@ def index_form(*, first: bool) -> None:
 
 
 def _start(folder: str) -> None:
+    from clipsearch_indexer.scan import is_shard_name
+
     path = expanded(folder)
-    if not folder or not path.is_absolute() or not path.is_dir():
+    there = path.is_dir() or (path.is_file() and is_shard_name(bytes(path)))
+    if not folder or not path.is_absolute() or not there:
         example = plain(str(expanded("~") / "Pictures"))
         st.error(f"Give the whole path of a folder that is there, such as {example}.")
         return
