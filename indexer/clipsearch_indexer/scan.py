@@ -223,8 +223,8 @@ class _Walk:
             inside = members(folder, is_image_name)
             yield (member for member in inside if not self._is_inside_excluded(folder, member))
             return
-        with entries:
-            yield entries
+        with entries as listing:
+            yield listing
 
     def _settle(self, listing: Iterable[Entry], rest: list[Entry]) -> None:
         """Forget the files that are as they were; the other entries go to `rest`.
