@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 from clipsearch.reachable import root_state
 from clipsearch.store.rows import KnownFile, RootRow
 from clipsearch.tar_shards import shard_of
-from clipsearch_indexer.scan import Found, filesystem_id
+from clipsearch_indexer.scan import Found, filesystem_id, is_shard_name
 
 Row = TypeVar("Row")
 State = Literal["online", "missing", "empty"]
@@ -99,8 +99,8 @@ def is_offline(
     if not is_doubtful(place, home, state, filesystem):
         return False
     if state == "missing":
-        # A root that is a single file has vanished when its folder is there and holds others.
-        single = set(known) <= {place.path} and bool(known)
+        # A root that is a single file, or a shard, has vanished when its folder is there and holds others.
+        single = bool(known) and (set(known) <= {place.path} or is_shard_name(place.path))
         return not (single and root_state(os.path.dirname(place.path)) == "online")  # noqa: PTH120 (bytes)
     photos = [path for path, row in known.items() if not row.missing]
     sample = photos[:: max(1, len(photos) // _SAMPLE)]

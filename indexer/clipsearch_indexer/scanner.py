@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from clipsearch.store.known import Known
 
 _REPORT_EVERY = 200
+_DOUBTFUL = 100_000  # each process would be told of them, and there is much to do in any case
 _SAMPLE = 256  # known files that tell where to divide a place
 
 
@@ -47,7 +48,7 @@ class Scanner:
             unsettle(stats, paths)
             return list(self._scan(place, stats, bounds)), list(stats)
 
-        own, *others = self._parts(known, place, home)
+        own, *others = self._parts(known, place, home) if len(paths) <= _DOUBTFUL else [EVERYWHERE]
         with ScanHelpers([self._job(place, home, bounds, paths) for bounds in others]) as self._helpers:
             outcomes = [here(own)]
             for bounds, outcome in zip(others, self._helpers.outcomes(self._tell), strict=True):

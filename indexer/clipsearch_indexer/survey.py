@@ -12,6 +12,7 @@ from clipsearch.store import KnownFile, RootRow, SpaceRow
 from clipsearch_indexer.contract import Options, Progress, Summary
 from clipsearch_indexer.places import Place, State, home_of, is_doubtful, is_offline, look_at, places
 from clipsearch_indexer.plan import Plan, make_plan
+from clipsearch_indexer.scan import Found
 from clipsearch_indexer.scanner import Scanner
 from clipsearch_indexer.shield import Shield
 
@@ -76,13 +77,13 @@ class Survey:
     def _compare(self, place: Place, home: RootRow, state: State) -> Plan:
         with self._writer.reading() as catalog, self._shield.let_through():
             failures = place.rows(catalog.known.failures(home.id), home)
-            doubtful = chain(failures, *self._pending.values())
-            met, left = (
-                self._scanner.look_over(catalog.known, place, home, doubtful)
-                if state != "missing"
-                else ([], [place.path])  # a single file that has vanished
-            )
-            known = catalog.known.files_at(home.id, left)  # what the scan did not settle
+            met: list[Found] = []
+            if state == "missing":  # a single file, or a shard, that has vanished
+                known = place.rows(catalog.known.files(home.id), home)
+            else:
+                doubtful = chain(failures, *self._pending.values())
+                met, left = self._scanner.look_over(catalog.known, place, home, doubtful)
+                known = catalog.known.files_at(home.id, left)  # what the scan did not settle
 
             def lacks_embedding(row: KnownFile) -> bool:
                 if row.missing:  # and so not among the pending images, which are visible

@@ -237,6 +237,14 @@ def test_without_room_for_another_process_all_is_done_here(library, several, mon
     assert counts(summary) == {"unchanged": 24}
 
 
+def test_where_much_is_to_be_done_one_process_finds_out(library, several, monkeypatch):
+    monkeypatch.setattr(scanner, "_DOUBTFUL", -1)
+    _, _, index = library
+    summary, _ = index()
+    assert several == [0]
+    assert counts(summary) == {"unchanged": 24}
+
+
 def test_linked_folders_are_followed_by_one_process(library, several):
     root, _, index = library
     (root / "again").symlink_to(root / "0", target_is_directory=True)

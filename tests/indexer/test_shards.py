@@ -140,6 +140,12 @@ def test_a_shard_is_a_root(index, photos, tmp_path):
     assert index() == {"offline": 1}
     assert len(fakes.contents(index.folder)) == 6
     shutil.move(tmp_path / "away.tar", path)
+    (photos / "data" / "other.txt").write_text("so the disk is there")
+    shutil.move(path, tmp_path / "away.tar")
+    assert index() == {"missing": 6}
+    assert fakes.contents(index.folder) == {}
+    shutil.move(tmp_path / "away.tar", path)
+    assert index()["returned"] == 6
     assert index(photos) == {"new": 1, "unchanged": 6}
 
 
