@@ -77,6 +77,7 @@ def test_what_is_said_of_photos(library: Path, photos: Path) -> None:
     assert (keyword.captions, keyword.labels) == ((), ("yellow wall", "square"))
     assert folder.labels == ("green wall",)
     assert folder.image == photos / "2019-07 green_wall" / "01.jpg"
+    assert len({sample.content for sample in samples}) == PHOTOS, "photos are held out by what they hold"
 
 
 def test_photos_whose_disk_is_away_are_named(library: Path, photos: Path) -> None:

@@ -11,7 +11,8 @@ from PIL import Image
 from clipsearch.errors import TrainingError, UsageError
 from clipsearch_train import chunks
 from clipsearch_train.batches import BatchSource
-from clipsearch_train.sources import MemorySource, Source, StreamSource, open_source
+from clipsearch_train.data import Sample
+from clipsearch_train.sources import MemorySource, Source, StreamSource, hold_out, open_source
 from tests.train.conftest import colour_members, write_tar
 
 
@@ -139,6 +140,33 @@ def test_held_out_samples_are_the_same_ones_every_time(data: Path, make_recipe: 
     assert (len(source.samples), len(held)) == (48, 12)
     assert not {sample.key for sample in held} & {sample.key for sample in source.samples}
     assert open_source(recipe, data, data / "cache", quiet)[1] == held
+
+
+@pytest.mark.parametrize("where", range(12))
+def test_every_class_gives_its_part_of_what_is_held_out(where: int) -> None:
+    def labelled(label: str, count: int) -> list[Sample]:
+        return [Sample(f"/{where}/{label}/{n}", b"", "folders", (), (label, "all")) for n in range(count)]
+
+    few = [sample for label in "abcdef" for sample in labelled(label, 4)]
+    assert len({sample.labels for sample in hold_out(few, 0.1)[1]}) == 2, (
+        "wherever they lie: a class is no test"
+    )
+    captioned = [Sample(f"/{where}/{n}", b"", "captions", (f"a {n}",), (f"{n}",)) for n in range(50)]
+    train, held = hold_out(labelled("a", 100) + labelled("b", 30) + labelled("c", 1) + captioned, 0.1)
+    assert Counter(sample.source if sample.captions else sample.labels[0] for sample in held) == {
+        "a": 10,
+        "b": 3,
+        "captions": 5,
+    }
+    assert len(train) == 181 - 18
+
+
+def test_what_a_sample_holds_decides_where_that_is_known() -> None:
+    def photos(folder: str) -> list[Sample]:
+        return [Sample(f"{folder}/{n}", b"", "photos", ("x",), (), content=f"{n:x}") for n in range(100)]
+
+    here, there = (hold_out(photos(folder), 0.2)[1] for folder in ("/here", "/media/there"))
+    assert [sample.content for sample in here] == [sample.content for sample in there]
 
 
 def test_corrupt_images_are_replaced_counted_and_named(data: Path, make_recipe: Callable[..., Any]) -> None:

@@ -45,6 +45,8 @@ class Sample:
     captions: tuple[str, ...]
     labels: tuple[str, ...]
     label_index: int | None = None
+    content: str | None = None
+    """What stays the same when its file is moved, where that is known."""
 
     def encoded(self) -> bytes:
         """The encoded image. Raises ImageError where its file cannot be read."""

@@ -92,10 +92,10 @@ def _sample(photo: Photo, roots: list[bytes]) -> Sample:
     place = next((place for place in places if Path(place).is_file()), places[0])
     caption = own_words(photo.caption)
     if caption is None:
-        return Sample(place, Path(place), LABELLED, (), tuple(labels))
+        return Sample(place, Path(place), LABELLED, (), tuple(labels), content=photo.content_hash.hex())
     # A sample with captions is told by one of those alone.
     captions = (caption, ", ".join(labels)) if labels else (caption,)
-    return Sample(place, Path(place), CAPTIONED, captions, tuple(labels))
+    return Sample(place, Path(place), CAPTIONED, captions, tuple(labels), content=photo.content_hash.hex())
 
 
 def own_words(caption: str | None) -> str | None:

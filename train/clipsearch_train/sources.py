@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -227,12 +227,25 @@ def _told(samples: Sequence[Sample], skips: ShardReport) -> list[Sample]:
 
 
 def hold_out(samples: Sequence[Sample], share: float) -> tuple[list[Sample], list[Sample]]:
-    """Samples to train on and a share to validate on; the keys decide, so it is the same share every time."""
+    """Samples to train on and a share to validate on, the same share of the same samples every time.
+
+    Every source, and every first label of samples without captions, gives its part, so that classes are not
+    left out by chance; within it what a sample holds decides, or its key. The parts are those of
+    Sainte-Laguë's method: the nth sample of m comes at (n - 1/2) / m.
+    """
     count = round(share * len(samples))
     if share and samples:
         count = max(1, count)
-    ranked = sorted(range(len(samples)), key=lambda row: key_rank(samples[row].key))
-    held = set(ranked[:count])
+    groups: defaultdict[tuple[str, ...], list[tuple[bytes, int]]] = defaultdict(list)
+    for row, sample in enumerate(samples):
+        group = (sample.source, *(() if sample.captions else sample.labels[:1]))
+        groups[group].append((key_rank(sample.content or sample.key), row))
+    turns = [
+        ((place + 0.5) / len(group), rank, row)
+        for group in groups.values()
+        for place, (rank, row) in enumerate(sorted(group))
+    ]
+    held = {row for _, _, row in sorted(turns)[:count]}
     return (
         [sample for row, sample in enumerate(samples) if row not in held],
         [samples[row] for row in sorted(held)],
