@@ -6,6 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no fault of the code, and one change is not held up by what chance finds in another:
+# `pytest --hypothesis-profile explore` tries other cases each time.
+settings.register_profile(
+    "same",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.register_profile("explore", settings.get_profile("same"), derandomize=False)
+settings.load_profile("same")
 
 # A shell starts background jobs with Ctrl-C ignored, and `nohup` its own with SIGHUP, which every process
 # that a test starts would inherit; a handler is not inherited.

@@ -32,6 +32,7 @@ from clipsearch.store.link import Link
 from clipsearch.store.reader import Reading
 from clipsearch.store.roots import Roots
 from clipsearch.store.runs import Runs
+from clipsearch.store.shards import Shards
 from clipsearch.store.spaces import Spaces
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Catalog(Reading):
         self._link = link
         self.roots = Roots(link.driver)
         self.runs = Runs(link.driver)
+        self.shards = Shards(link.driver)
         self.spaces = Spaces(link.driver)
         self.counts = Counts(link.driver)
         self.known = Known(link.driver)

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from clipsearch.store.chunks import chunks
 from clipsearch.store.embeddings import bury
-from clipsearch.store.models import Embedding, Failure, File, Image, Root
+from clipsearch.store.models import Embedding, Failure, File, Image, Root, Shard
 from clipsearch.store.rows import FoundFile, PruneResult, StoredFile
 
 _LARGEST = (1 << 63) - 1
@@ -46,6 +46,7 @@ class Files:
     def distrust(self) -> None:
         """Have every file read again by the next indexing run, as if it had changed."""
         self._connection.execute(update(File).values(verified_at_ns=0))
+        self._connection.execute(delete(Shard))
 
     def place(self, found: Sequence[tuple[int, FoundFile]]) -> None:
         """Note that each (image id, file) was found: new paths, changed files, copies, touched files.

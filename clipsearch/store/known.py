@@ -8,7 +8,7 @@ from typing import Any
 
 from clipsearch.store.chunks import chunks
 from clipsearch.store.last_stats import last_stats
-from clipsearch.store.rows import KnownFailure, KnownFile, LastStat, PendingImage
+from clipsearch.store.rows import KnownFailure, KnownFile, KnownShard, LastStat, PendingImage
 
 _UNSIGNED = (1 << 64) - 1
 _FILES = (
@@ -16,6 +16,7 @@ _FILES = (
     " verified_at_ns FROM files"
 )
 _PATHS = "SELECT path FROM files"
+_SHARDS = "SELECT path, size, mtime_ns, ctime_ns, inode, rule, files FROM shards"
 _FAILURES = "SELECT path, size, mtime_ns, kind, attempts FROM failures WHERE root_id = ?"
 _SIZES = "SELECT size, hash FROM embeddings JOIN images ON images.id = image_id WHERE space_id = ?"
 _PENDING = (
@@ -47,10 +48,19 @@ class Known:
         return _by_path(rows)
 
     def stats(
-        self, root_id: int, racy_ns: int, bounds: tuple[bytes, bytes] | None = None
+        self,
+        root_id: int,
+        racy_ns: int,
+        bounds: tuple[bytes, bytes] | None = None,
+        without: Iterable[bytes] = (),
     ) -> dict[bytes, LastStat]:
         """Return path → stat, for every file of a root, or those within `bounds`; see `last_stats`."""
-        return last_stats(self._driver, root_id, racy_ns, bounds)
+        return last_stats(self._driver, root_id, racy_ns, bounds, without)
+
+    def shards(self, root_id: int) -> list[KnownShard]:
+        """Return the shards of a root of which all images are known, by path."""
+        rows = self._driver.execute(f"{_SHARDS} WHERE root_id = ? ORDER BY path", (root_id,))
+        return [KnownShard(*row) for row in rows]
 
     def sample(self, root_id: int, count: int) -> tuple[list[bytes], int]:
         """Return paths of about `count` files taken evenly from all, those of the root, in order.

@@ -115,6 +115,21 @@ class Failure(Base):
     last_run: Mapped[int | None] = mapped_column(ForeignKey("runs.id"))
 
 
+class Shard(Base):
+    """A tar shard of which all images are known."""
+
+    __tablename__ = "shards"
+
+    path: Mapped[bytes] = mapped_column(primary_key=True)
+    root_id: Mapped[int] = mapped_column(ForeignKey("roots.id"))
+    size: Mapped[int]
+    mtime_ns: Mapped[int]
+    ctime_ns: Mapped[int]
+    inode: Mapped[int]
+    rule: Mapped[str]
+    files: Mapped[int]
+
+
 class Space(Base):
     """The embeddings of one model."""
 

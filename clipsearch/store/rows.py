@@ -132,6 +132,20 @@ class KnownFile(NamedTuple):
     verified_at_ns: int
 
 
+class KnownShard(NamedTuple):
+    """A tar shard as it was when a run had listed it and was through with its images."""
+
+    path: bytes
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    rule: str
+    """What said which of its files are taken."""
+    files: int
+    """Images in it, without those that cannot be read."""
+
+
 LastStat: TypeAlias = tuple[bytes, int | None, int, int, int]
 """Path, size, mtime_ns, ctime_ns and inode (as a signed number) of a file when it was read.
 

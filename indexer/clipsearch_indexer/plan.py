@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from clipsearch.store.rows import KnownFailure, KnownFile, RootRow
+from clipsearch.tar_shards import shard_of
 from clipsearch_indexer.places import Place
-from clipsearch_indexer.scan import FileStat, Found, Settled, Unscanned
+from clipsearch_indexer.scan import FileStat, Found, Listed, Settled, Unopened, Unscanned
 
 Row = TypeVar("Row")
 
@@ -38,7 +39,8 @@ class Plan:
     files that were missing and are there as they were; `vanished` what the catalog knows under the folder
     and the scan did not meet (path → row); `unscanned` what could not be looked at, and `spared` what the
     catalog knows there; `quarantined` counts files that failed before and have not changed; `solved` are
-    paths whose failure is out of date.
+    paths whose failure is out of date. `listed` are tar shards of which every image was met, `unopened` the
+    paths of those that did not have to be, and `outdated` those of all others that were known.
     """
 
     root: RootRow
@@ -49,6 +51,9 @@ class Plan:
     unscanned: list[Unscanned] = field(default_factory=list)
     spared: dict[bytes, KnownFile] = field(default_factory=dict)
     solved: list[bytes] = field(default_factory=list)
+    listed: list[Listed] = field(default_factory=list)
+    unopened: set[bytes] = field(default_factory=set)
+    outdated: list[bytes] = field(default_factory=list)
     quarantined: int = 0
     unchanged: int = 0
 
@@ -72,8 +77,13 @@ def make_plan(
         if isinstance(entry, Unscanned):
             plan.unscanned.append(entry)
             continue
-        if isinstance(entry, Settled):
+        if isinstance(entry, Listed):
+            plan.listed.append(entry)
+            continue
+        if isinstance(entry, Settled | Unopened):
             plan.unchanged += entry.files
+            if isinstance(entry, Unopened):
+                plan.unopened.add(entry.path)
             continue
         row = plan.vanished.pop(entry.path, None)
         failure = forgotten.pop(entry.path, None)
@@ -90,6 +100,9 @@ def make_plan(
             plan.quarantined += 1
         else:
             plan.work.append(Work(root.id, entry, row))
+    for path in [path for path in forgotten if shard_of(path) in plan.unopened]:
+        del forgotten[path]
+        plan.quarantined += 1
     plan.spared = _spare(plan.vanished, plan.unscanned)
     _spare(forgotten, plan.unscanned)
     plan.solved += forgotten

@@ -27,6 +27,7 @@ from clipsearch_indexer.places import is_offline, look_at
 from clipsearch_indexer.plan import Plan, Work
 from clipsearch_indexer.shield import Shield
 from clipsearch_indexer.survey import Survey
+from clipsearch_indexer.unopened import worth_noting
 
 if TYPE_CHECKING:
     from clipsearch.metadata import PhotoMetadata
@@ -304,9 +305,18 @@ class Run:
             self._writer.commit(Batch(missing=missing, returned=plan.returned, solved=plan.solved))
         self.summary.missing += len(missing)
         self.summary.returned += len(plan.returned)
+        self._note_shards(plan)
         if plan.place.path == plan.root.path:
             with self._writer.changing() as catalog:
                 catalog.roots.set_scanned(plan.root.id, datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def _note_shards(self, plan: Plan) -> None:
+        """Note which shards need not be opened as long as they are as they were."""
+        shards = worth_noting(plan.listed, plan.place, self._options, self._started_ns)
+        if shards or plan.outdated:
+            with self._writer.changing() as catalog:
+                catalog.shards.forget(plan.outdated)
+                catalog.shards.keep(plan.root.id, shards)
 
     def _switch(self) -> None:
         """Let this model answer once everything that can be found has an embedding of it."""

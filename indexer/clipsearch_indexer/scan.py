@@ -13,9 +13,10 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from clipsearch.files import SUFFIXES
@@ -84,6 +85,24 @@ class Settled(NamedTuple):
     """How many there are."""
 
 
+class Listed(NamedTuple):
+    """A tar shard of which every image was met, as it was before that."""
+
+    path: bytes
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+
+class Unopened(NamedTuple):
+    """A tar shard that need not be opened: what is known of its images holds."""
+
+    path: bytes
+    files: int
+    """How many images are in it."""
+
+
 class Bounds(NamedTuple):
     """A part of all paths: those from `first` on and before `end`, in the order of bytes."""
 
@@ -115,7 +134,8 @@ class Bounds(NamedTuple):
 EVERYWHERE = Bounds()
 _BEHIND = bytes([ord("/") + 1])  # behind a folder's name: greater than all paths below the folder
 
-Found: TypeAlias = FileStat | Unscanned | Settled
+Found: TypeAlias = FileStat | Unscanned | Settled | Listed | Unopened
+_WORDS = (Unscanned, Settled, Listed)  # what is said of folders as they are entered
 
 
 def scan(
@@ -125,6 +145,7 @@ def scan(
     follow_symlinks: bool = False,
     known: dict[bytes, LastStat] | None = None,
     bounds: Bounds = EVERYWHERE,
+    unopened: Mapping[bytes, int] = MappingProxyType({}),
 ) -> Iterator[Found]:
     """Walk `root`, depth first and sorted by name within a folder, and yield every image file.
 
@@ -141,6 +162,7 @@ def scan(
         of it, and counted in a `Settled` for each folder.
     bounds: files at other paths are passed over. What keeps a folder from being listed is told for every
         part of it. Not together with `follow_symlinks`: two parts may lead to one folder.
+    unopened: path → number of images, of shards that are not to be opened.
     """
     root = os.path.abspath(root)
     try:
@@ -151,7 +173,12 @@ def scan(
     if stat.S_ISREG(status.st_mode) and not is_shard_name(root):
         yield FileStat.of(root, status)
     elif stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode):
-        yield from _Walk(root, status, excludes, follow_symlinks, {} if known is None else known, bounds)
+        if root in unopened:
+            if bounds.hold(root + b"/"):
+                yield Unopened(root, unopened[root])
+            return
+        known = {} if known is None else known
+        yield from _Walk(root, status, excludes, follow_symlinks, known, bounds, unopened)
     else:
         yield Unscanned(root, "neither a folder nor a regular file", "special")
 
@@ -167,6 +194,7 @@ class _Walk:
         follow_symlinks: bool,
         known: dict[bytes, LastStat],
         bounds: Bounds,
+        unopened: Mapping[bytes, int],
     ) -> None:
         globs = [glob.strip("/") for glob in excludes if glob.strip("/")]
         by_name = [glob for glob in globs if "/" not in glob]
@@ -177,6 +205,7 @@ class _Walk:
         self._follow = follow_symlinks
         self._known = known
         self._bounds = bounds
+        self._unopened = unopened
         self._entered = {(status.st_dev, status.st_ino)}  # kept up with links only: else nothing leads back
 
     def __iter__(self) -> Iterator[Found]:
@@ -184,7 +213,7 @@ class _Walk:
         look = self._look
         while stack:
             for entry in stack[-1]:  # on from where it was left
-                found = entry if isinstance(entry, Unscanned | Settled) else look(entry)
+                found = entry if isinstance(entry, _WORDS) else look(entry)
                 if isinstance(found, bytes):
                     stack.append(iter(self._entries(found)))
                     break
@@ -193,38 +222,40 @@ class _Walk:
             else:
                 stack.pop()
 
-    def _entries(self, folder: bytes) -> list[Entry | Unscanned | Settled]:
+    def _entries(self, folder: bytes) -> list[Entry | Unscanned | Settled | Listed]:
         """How much of a folder is settled, the rest by name, and what kept it from being read whole."""
         rest: list[Entry] = []
-        trouble: list[Unscanned] = []
+        told: list[Unscanned | Listed] = []
         before = len(self._known)
         try:
-            with self._listing(folder) as listing:
+            with self._listing(folder) as (listing, shard):
                 mine = listing if self._bounds.cover(folder) else filter(self._is_mine, listing)
                 if self._known:
                     self._settle(mine, rest)
                 else:
                     rest.extend(mine)
+            told += shard
         except OSError as error:
-            trouble.append(Unscanned(folder, _why(error), "directory"))
+            told.append(Unscanned(folder, _why(error), "directory"))
         if not rest or isinstance(rest[0], os.DirEntry):  # the files of a shard stay in its order
             rest.sort(key=attrgetter("name"))
         settled = before - len(self._known)
-        return [*([Settled(folder, settled)] if settled else []), *rest, *trouble]
+        return [*([Settled(folder, settled)] if settled else []), *rest, *told]
 
     @contextmanager
-    def _listing(self, folder: bytes) -> Iterator[Iterable[Entry]]:
-        """What a folder holds, or a tar shard."""
+    def _listing(self, folder: bytes) -> Iterator[tuple[Iterable[Entry], list[Listed]]]:
+        """What a folder holds, or a tar shard; of a shard also how it was before."""
         try:
             entries = os.scandir(folder)
         except NotADirectoryError:
             from clipsearch.tar_shards import members
 
+            shard = Listed(*FileStat.of(folder, os.stat(folder))[:-1])
             inside = members(folder, is_image_name)
-            yield (member for member in inside if not self._is_inside_excluded(folder, member))
+            yield (member for member in inside if not self._is_inside_excluded(folder, member)), [shard]
             return
         with entries as listing:
-            yield listing
+            yield listing, []
 
     def _settle(self, listing: Iterable[Entry], rest: list[Entry]) -> None:
         """Forget the files that are as they were; the other entries go to `rest`.
@@ -273,7 +304,7 @@ class _Walk:
             names(folder.decode(_ENCODING, _ERRORS)) for folder in folders.split(b"/")
         )
 
-    def _look(self, entry: Entry) -> FileStat | Unscanned | bytes | None:
+    def _look(self, entry: Entry) -> FileStat | Unscanned | Unopened | bytes | None:
         """What to yield for `entry`, or the folder to enter, or None for what is of no interest."""
         name = entry.name
         if self._is_excluded(entry):
@@ -285,7 +316,7 @@ class _Walk:
             if entry.is_dir():
                 return entry.path if self._bounds.meet(entry.path) and self._is_new(entry) else None
             if is_shard and entry.is_file():
-                return entry.path if self._bounds.meet(entry.path) else None
+                return self._look_at_shard(entry.path)
             if not is_image:
                 return None
             status = entry.stat()
@@ -294,6 +325,12 @@ class _Walk:
         if not stat.S_ISREG(status.st_mode):
             return Unscanned(entry.path, "not a regular file", "special")
         return FileStat.of(entry.path, status)
+
+    def _look_at_shard(self, path: bytes) -> Unopened | bytes | None:
+        """The shard to enter; of one that is not opened, the part that its name belongs to tells."""
+        if path in self._unopened:
+            return Unopened(path, self._unopened[path]) if self._bounds.hold(path + b"/") else None
+        return path if self._bounds.meet(path) else None
 
     def _is_new(self, entry: Entry) -> bool:
         if not self._follow:

@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clipsearch.store.last_stats import last_stats
-from clipsearch_indexer.scan import Bounds, FileStat, Found, Settled, Unscanned, scan
+from clipsearch_indexer.scan import Bounds, FileStat, Found, Listed, Settled, Unopened, Unscanned, scan
 
 if TYPE_CHECKING:
     from clipsearch.store.rows import LastStat
 
-_KINDS: tuple[Callable[..., Found], ...] = (FileStat, Unscanned, Settled)
+_KINDS: tuple[Callable[..., Found], ...] = (FileStat, Unscanned, Settled, Listed, Unopened)
 _TELL_SECONDS = 0.1
 
 
@@ -40,6 +40,8 @@ class ScanJob(NamedTuple):
     racy_ns: int
     doubtful: tuple[bytes, ...]
     """Paths that are to be found even where they are as they were."""
+    unopened: tuple[tuple[bytes, int], ...] = ()
+    """Shards that are not to be opened, and how many images are in each."""
 
 
 Outcome = tuple[list[Found], list[bytes]]
@@ -55,16 +57,16 @@ def unsettle(stats: dict[bytes, LastStat], paths: Iterable[bytes]) -> None:
 
 def look_over(job: ScanJob, report: Callable[[int], None]) -> Outcome:
     """Do a job; `report` hears how many files were met so far."""
-    bounds = Bounds(*job.bounds)
+    bounds, unopened = Bounds(*job.bounds), dict(job.unopened)
     connection = sqlite3.connect(job.catalog, uri=True)
     try:
-        stats = last_stats(connection, job.root_id, job.racy_ns, bounds.below(job.place))
+        stats = last_stats(connection, job.root_id, job.racy_ns, bounds.below(job.place), unopened)
     finally:
         connection.close()
     unsettle(stats, job.doubtful)
     found: list[Found] = []
     met = 0
-    for entry in scan(job.place, excludes=job.excludes, known=stats, bounds=bounds):
+    for entry in scan(job.place, excludes=job.excludes, known=stats, bounds=bounds, unopened=unopened):
         found.append(entry)
         met += count(entry)
         report(met)
@@ -73,7 +75,9 @@ def look_over(job: ScanJob, report: Callable[[int], None]) -> Outcome:
 
 def count(entry: Found) -> int:
     """For how many files it stands."""
-    return entry.files if isinstance(entry, Settled) else 1
+    if isinstance(entry, Settled | Unopened):
+        return entry.files
+    return 0 if isinstance(entry, Listed) else 1
 
 
 def encoded(outcome: Outcome) -> Any:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from clipsearch.devices import processors
 from clipsearch.store import LastStat, RootRow
+from clipsearch.tar_shards import shard_of
 from clipsearch_indexer import plan as planning
 from clipsearch_indexer.contract import Options, Progress
 from clipsearch_indexer.places import Place
-from clipsearch_indexer.scan import EVERYWHERE, Bounds, Found, Unscanned, scan
+from clipsearch_indexer.scan import EVERYWHERE, Bounds, Found, Unopened, Unscanned, scan
 from clipsearch_indexer.scan_helper import ScanHelpers, divided
 from clipsearch_indexer.scan_part import Outcome, ScanJob, count, unsettle
 
@@ -34,17 +35,26 @@ class Scanner:
         self._report = report
         self._met = self._reported = 0
         self._helpers = ScanHelpers()
+        self._unopened: Mapping[bytes, int] = {}
 
-    def look_over(self, known: Known, place: Place, home: RootRow, doubtful: Iterable[bytes]) -> Outcome:
+    def look_over(
+        self,
+        known: Known,
+        place: Place,
+        home: RootRow,
+        doubtful: Iterable[bytes],
+        unopened: Mapping[bytes, int],
+    ) -> Outcome:
         """What is met at a place but for files that are as they were, and the known paths of no such file.
 
-        `doubtful` are paths of files that there is something to do about even where they are as they were.
+        `doubtful` are paths of files that there is something to do about even where they are as they were,
+        `unopened` shards that are not to be opened, and how many images are in each.
         """
-        paths = tuple(doubtful)
+        paths, self._unopened = tuple(doubtful), unopened
 
         def here(bounds: Bounds) -> Outcome:
             rows = None if bounds == EVERYWHERE else bounds.below(place.path)
-            stats = place.rows(known.stats(home.id, planning.RACY_NS, rows), home)
+            stats = place.rows(known.stats(home.id, planning.RACY_NS, rows, unopened), home)
             unsettle(stats, paths)
             return list(self._scan(place, stats, bounds)), list(stats)
 
@@ -54,9 +64,12 @@ class Scanner:
             for bounds, outcome in zip(others, self._helpers.outcomes(self._tell), strict=True):
                 outcomes.append(outcome or here(bounds))
         self._met, self._helpers = self._met + self._helpers.met, ScanHelpers()
-        return _once([entry for met, _ in outcomes for entry in met]), [
-            path for _, left in outcomes for path in left
-        ]
+        met = _once([entry for met, _ in outcomes for entry in met])
+        left = [path for _, left in outcomes for path in left]
+        passed = {entry.path for entry in met if isinstance(entry, Unopened)}
+        for shard in unopened.keys() - passed:  # it went just now, or lies behind what is not entered now
+            left += known.stats(home.id, planning.RACY_NS, EVERYWHERE.below(shard))
+        return met, left
 
     def _parts(self, known: Known, place: Place, home: RootRow) -> list[Bounds]:
         """The parts of a place that are looked over at once: several where much is known of it."""
@@ -64,11 +77,15 @@ class Scanner:
         if most == 1 or self._options.follow_symlinks or place.inner:
             return [EVERYWHERE]
         paths, each = known.sample(home.id, _SAMPLE)
-        return divided([path for path in paths if place.holds(path)], each, most)
+        there = [path for path in paths if place.holds(path) and shard_of(path) not in self._unopened]
+        return divided(there, each, most)
 
     def _job(self, place: Place, home: RootRow, bounds: Bounds, doubtful: tuple[bytes, ...]) -> ScanJob:
         part, excludes = (bounds.first, bounds.end), tuple(self._options.excludes)
-        return ScanJob(self._catalog_uri, home.id, place.path, part, excludes, planning.RACY_NS, doubtful)
+        shards = tuple(self._unopened.items())
+        return ScanJob(
+            self._catalog_uri, home.id, place.path, part, excludes, planning.RACY_NS, doubtful, shards
+        )
 
     def _scan(self, place: Place, stats: dict[bytes, LastStat], bounds: Bounds) -> Iterator[Found]:
         """Scan a place, and take out of `stats` what is as it was."""
@@ -79,6 +96,7 @@ class Scanner:
             follow_symlinks=options.follow_symlinks,
             known=stats,
             bounds=bounds,
+            unopened=self._unopened,
         )
         for entry in place.without_inner(found):
             self._met += count(entry)

@@ -15,6 +15,7 @@ from clipsearch_indexer.plan import Plan, make_plan
 from clipsearch_indexer.scan import Found
 from clipsearch_indexer.scanner import Scanner
 from clipsearch_indexer.shield import Shield
+from clipsearch_indexer.unopened import unopened
 
 
 class Survey:
@@ -31,6 +32,7 @@ class Survey:
     ) -> None:
         self._writer = writer
         self._space = space
+        self._options = options
         self._summary = summary
         self._shield = shield
         self._scanner = Scanner(options, writer.catalog_uri, report)
@@ -77,12 +79,15 @@ class Survey:
     def _compare(self, place: Place, home: RootRow, state: State) -> Plan:
         with self._writer.reading() as catalog, self._shield.let_through():
             failures = place.rows(catalog.known.failures(home.id), home)
+            shards = [shard for shard in catalog.known.shards(home.id) if place.holds(shard.path)]
             met: list[Found] = []
             if state == "missing":  # a single file, or a shard, that has vanished
                 known = place.rows(catalog.known.files(home.id), home)
             else:
-                doubtful = chain(failures, *self._pending.values())
-                met, left = self._scanner.look_over(catalog.known, place, home, doubtful)
+                pending = list(chain(*self._pending.values()))
+                shut = unopened(shards, place, self._options, failures, pending)
+                doubtful = chain(failures, pending)
+                met, left = self._scanner.look_over(catalog.known, place, home, doubtful, shut)
                 known = catalog.known.files_at(home.id, left)  # what the scan did not settle
 
             def lacks_embedding(row: KnownFile) -> bool:
@@ -93,7 +98,9 @@ class Survey:
                 del self._pending[row.image_id]  # one of its files is enough
                 return True
 
-            return make_plan(home, place, met, known, failures, lacks_embedding)
+            plan = make_plan(home, place, met, known, failures, lacks_embedding)
+        plan.outdated = [shard.path for shard in shards if shard.path not in plan.unopened]
+        return plan
 
     def _pending_images(self) -> dict[int, tuple[bytes, ...]]:
         """Visible images that this model has not embedded, with their paths."""

@@ -502,9 +502,9 @@ def test_an_older_library_is_brought_up_to_date_unless_someone_writes(folder, mo
     steps = (*migrations.STEPS, ["ALTER TABLE roots ADD COLUMN colour TEXT"])
     with folder.writer():
         monkeypatch.setattr(migrations, "STEPS", steps)
-        monkeypatch.setattr(migrations, "CURRENT_VERSION", 2)
+        monkeypatch.setattr(migrations, "CURRENT_VERSION", len(steps))
         monkeypatch.setattr(migrations.migrate, "__defaults__", (steps,))
-        monkeypatch.setattr(migrations.check_version, "__defaults__", (2,))
+        monkeypatch.setattr(migrations.check_version, "__defaults__", (len(steps),))
         with pytest.raises(LibraryVersion, match=r"older clipsearch .* being written"):
             LibraryFolder.open(folder.path)
     with LibraryFolder.open(folder.path) as opened:

@@ -240,7 +240,7 @@ def test_cleaned_text_can_be_stored_and_shown(value: str | bytes, limit: int) ->
         assert not [char for char in text if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.binary(min_size=1, max_size=300))
 def test_broken_exif_never_raises(payload: bytes) -> None:
     stream = io.BytesIO()

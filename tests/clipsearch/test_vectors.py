@@ -100,7 +100,7 @@ def test_lost_rows_are_counted_and_never_filled_up(file):
     assert file.size() == 2 * file.row_bytes + 3
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(bit=st.integers(0, 20 * DIM * 16 - 1))
 def test_every_flipped_bit_is_found_in_its_row(tmp_path_factory, bit):
     file = VectorFile(tmp_path_factory.getbasetemp() / "flipped.f16", DIM)

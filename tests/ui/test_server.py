@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote
 
 import pytest
 import uvicorn
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from starlette.applications import Starlette
@@ -74,7 +74,7 @@ SEGMENT = st.text(max_size=30) | st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(st.sampled_from(["photos", "pictures"]), st.booleans(), st.lists(SEGMENT, min_size=1, max_size=5))
 def test_any_address_is_a_photo_by_id_or_not_found(
     client: TestClient, filled: Path, photos: Path, start: str, known: bool, rest: list[str]

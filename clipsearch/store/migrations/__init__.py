@@ -14,11 +14,11 @@ from pathlib import Path
 
 from clipsearch.errors import LibraryVersion
 from clipsearch.store.link import Link
-from clipsearch.store.migrations import m001_initial
+from clipsearch.store.migrations import m001_initial, m002_shards
 
 Step = Sequence[str]
 
-STEPS: tuple[Step, ...] = (m001_initial.STATEMENTS,)
+STEPS: tuple[Step, ...] = (m001_initial.STATEMENTS, m002_shards.STATEMENTS)
 CURRENT_VERSION = len(STEPS)
 
 

@@ -185,7 +185,7 @@ def test_a_damaged_page_is_noticed_when_it_is_read(store):
     data[page:] = b"\xff" * (len(data) - page)
     store.close()
     store.path.write_bytes(data)
-    with Store(store.path) as damaged, pytest.raises(LibraryDamaged), damaged.reading() as catalog:
+    with pytest.raises(LibraryDamaged), Store(store.path) as damaged, damaged.reading() as catalog:
         catalog.roots.all()
 
 

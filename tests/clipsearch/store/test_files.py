@@ -2,7 +2,7 @@ import os
 from datetime import datetime
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipsearch.store import FoundFile, KnownFile, NewFailure, PruneResult
@@ -65,7 +65,7 @@ def test_files_at_paths_are_those_of_the_root(scene):
     assert scene.catalog.known.files_at(scene.root + 1, [b"/p/b"]) == {}
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50)
 @given(st.lists(st.binary(min_size=1, max_size=40).filter(lambda name: b"\0" not in name), unique=True))
 def test_any_bytes_are_a_path(scene, names):
     [image] = scene.catalog.images.record([scene.image("a")])
