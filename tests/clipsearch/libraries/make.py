@@ -3,12 +3,13 @@
     python -m tests.clipsearch.libraries.make
 
 It is written once for each format version and then kept as it is: format-N.tar.gz beside this script. Three
-photos of one colour, one of them at two paths, one pruned, one file that failed.
+photos of one colour, one of them at two paths, one pruned, one file that failed, an archive without photos.
 """
 
 import sys
 import tarfile
 import tempfile
+import time
 from pathlib import Path
 
 from clipsearch import Library
@@ -31,6 +32,8 @@ def main():
         fakes.write(photos / "copy of red.png", fakes.COLOURS["red"])
         fakes.write(photos / "pruned.png", (9, 9, 9))
         (photos / "bad.png").write_bytes(b"no picture")
+        tarfile.open(photos / "empty.tar", "w").close()
+        time.sleep(3)  # one that was just written is not noted
         with Library.open(library, create=True, encoder=fakes.ColourEncoder()) as opened:
             opened.index([photos])
             (photos / "pruned.png").unlink()
