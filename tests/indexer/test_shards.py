@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipsearch.folder import LibraryFolder
 from clipsearch.folder.rehash import read_again
-from clipsearch_indexer import plan, scan_helper, scanner
 from clipsearch_indexer.ingest import Options, ingest
 from clipsearch_indexer.messages import Job, Limits, Setup
 from clipsearch_indexer.scan import Bounds, FileStat, Settled, Unscanned, scan
@@ -98,22 +96,14 @@ def test_parts_of_shards(photos):
         assert known == {}
 
 
-@pytest.fixture(params=["one process", "several"])
-def index(request, tmp_path, monkeypatch):
-    monkeypatch.setattr("clipsearch_indexer.decode.DecodePool", fakes.SerialPool)
-    monkeypatch.setattr(plan, "RACY_NS", -50_000_000)
-    if request.param == "several":
-        monkeypatch.setattr(scan_helper, "SHARE", 1)
-        monkeypatch.setattr(scan_helper, "LEAD", 0)
-        monkeypatch.setattr(scanner, "processors", lambda: 3)
-    with LibraryFolder.create(tmp_path / "library") as folder:
+@pytest.fixture
+def index(library):
+    def index(*roots):
+        summary = ingest(library, fakes.ColourEncoder(), [os.fsencode(root) for root in roots], Options())
+        return {name: count for name, count in summary.counts().items() if count}
 
-        def index(*roots):
-            summary = ingest(folder, fakes.ColourEncoder(), [os.fsencode(root) for root in roots], Options())
-            return {name: count for name, count in summary.counts().items() if count}
-
-        index.folder = folder
-        yield index
+    index.folder = library
+    return index
 
 
 def test_shards_are_indexed_and_brought_up_to_date(index, photos):

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipsearch.folder import LibraryFolder
 from clipsearch.store.last_stats import last_stats
 from clipsearch.store.shards import KnownShard
-from clipsearch_indexer import plan, scan_helper, scanner
+from clipsearch_indexer import plan, scanner
 from clipsearch_indexer.ingest import ingest
 from clipsearch_indexer.run import Options
 from clipsearch_indexer.scan import FileStat, Unopened, scan
@@ -85,25 +84,18 @@ class Indexing:
             return {path for (path,) in catalog._driver.execute(query)}
 
 
-@pytest.fixture(params=["one process", "several"])
-def index(request, tmp_path, monkeypatch):
-    monkeypatch.setattr("clipsearch_indexer.decode.DecodePool", fakes.SerialPool)
-    monkeypatch.setattr(plan, "RACY_NS", -50_000_000)
-    if request.param == "several":
-        monkeypatch.setattr(scan_helper, "SHARE", 1)
-        monkeypatch.setattr(scan_helper, "LEAD", 0)
-        monkeypatch.setattr(scanner, "processors", lambda: 3)
-    with LibraryFolder.create(tmp_path / "library") as folder:
-        indexing = Indexing(folder)
-        look_over = scanner.Scanner.look_over
+@pytest.fixture
+def index(library, monkeypatch):
+    indexing = Indexing(library)
+    look_over = scanner.Scanner.look_over
 
-        def watched(*args):
-            met, left = look_over(*args)
-            indexing.met += met
-            return met, left
+    def watched(*args):
+        met, left = look_over(*args)
+        indexing.met += met
+        return met, left
 
-        monkeypatch.setattr(scanner.Scanner, "look_over", watched)
-        yield indexing
+    monkeypatch.setattr(scanner.Scanner, "look_over", watched)
+    return indexing
 
 
 ALL = ["0.tar", "1.tar", "2.tar"]
