@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from clipsearch.devices import may_have_gpu
 from clipsearch.errors import ModelInvalid, ModelMismatch, ModelNotFound
 from clipsearch.store import SpaceRow
 
@@ -34,6 +35,11 @@ class Deferred:
         self.dim = space.dim
         self.preprocess = preprocess
         self._load = load
+
+    @property
+    def device(self) -> str:
+        """The torch device that encodes; loads the model where that may be a GPU."""
+        return self._load().device if may_have_gpu() else "cpu"
 
     def encode_pixels(self, pixels_NYXC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """uint8 (n, size, size, 3) -> float32 (n, dim), unit rows; raises what loading the model raises."""

@@ -99,7 +99,8 @@ class TorchTowers:
         if self._bf16 is not None:
             return self._bf16.features(pixels_NYXC)
         with self._device_errors():
-            x = self._preprocess.normalise(pixels_NYXC).to(self.device, self._dtype)
+            # As bytes to the device: a quarter of the traffic, and no processor has to normalise them.
+            x = self._preprocess.normalise(pixels_NYXC, self.device).to(self._dtype)
             return _single(self._model.encode_image(x))
 
     @contextmanager

@@ -24,6 +24,7 @@ class ColourEncoder:
         self.fingerprint = hashlib.sha256(name.encode()).hexdigest()[:16]
         self.preprocess = Preprocess(8)
         self.dim = dim
+        self.device = "cpu"
         self.batches = []
 
     @property

@@ -71,7 +71,10 @@ def index(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Decoder processes (default: one a core).")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, max=4096, help="Images encoded at once.")] = 32,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, max=4096, help="Images encoded at once (default: 32, on a GPU 256)."),
+    ] = None,
     ann: Annotated[
         bool, typer.Option("--ann", help="Also build the approximate index, whatever the size.")
     ] = False,

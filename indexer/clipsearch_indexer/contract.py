@@ -27,18 +27,26 @@ class ImageEncoder(Protocol):
     def dim(self) -> int:
         """Length of an embedding."""
 
+    @property
+    def device(self) -> str:
+        """Where it computes: "cpu", or what works beside the processors, such as "cuda"."""
+
     def encode_pixels(self, pixels_NYXC: npt.NDArray[np.uint8]) -> Vectors:
         """uint8 (n, size, size, 3) -> float32 (n, dim), unit rows."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to go about it. `workers` decode; `batch` images are encoded at once."""
+    """How to go about it.
+
+    `workers` decode (None: one for each processor); `batch` images are encoded at once (None: 32, on a GPU
+    256).
+    """
 
     excludes: Sequence[str] = DEFAULT_EXCLUDES
     follow_symlinks: bool = False
     workers: int | None = None
-    batch: int = 32
+    batch: int | None = None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from clipsearch.folder import Batch, Writer
 from clipsearch.store import FoundFile, KnownFile, NewFailure, NewImage, SpaceRow
 from clipsearch.store.rows import StatLike
 from clipsearch_indexer.contract import ImageEncoder, Options, Progress, Summary
+from clipsearch_indexer.encode_lane import EncodeLane
 from clipsearch_indexer.messages import Decoded, Failed, Job, Known
 from clipsearch_indexer.places import is_offline, look_at
 from clipsearch_indexer.plan import Plan, Work
@@ -39,6 +40,7 @@ PASSING = frozenset({"permission", "unreadable", "changed", "missing", "model"})
 LENGTH_TOLERANCE = 1e-3
 _LARGEST = (1 << 63) - 1
 MOST_SENT = 64
+CPU_BATCH, GPU_BATCH = 32, 256
 
 Row = npt.NDArray[np.float32]
 
@@ -80,6 +82,8 @@ class Run:
         self._started_ns = time.time_ns()
         self._homeless: dict[int, list[KnownFile]] = {}
         self._waiting: dict[bytes, tuple[_Content, npt.NDArray[np.uint8]]] = {}
+        self._encoding: dict[bytes, _Content] = {}
+        self._lane = EncodeLane(self._embed, beside=False)
         self._encoder_works = False
         # What follows is committed together, by `_flush`.
         self._embedded: dict[bytes, tuple[_Content, Row]] = {}
@@ -93,12 +97,14 @@ class Run:
         try:
             plans = self._survey(wanted)
             work = [item for plan in plans for item in plan.work]
-            self._read(work)
-            self._encode()
+            if work:
+                self._index(work)
             self._flush()
             self._report(Progress("indexing", len(work), len(work), self.summary.new))
         except (KeyboardInterrupt, SystemExit) as stop:
             self.summary.interrupted = True
+            if self._lane.finished:
+                self._keep(self._lane.rows())
             self._flush()
             if isinstance(stop, SystemExit):
                 raise
@@ -120,14 +126,20 @@ class Run:
                 self._homeless.setdefault(row.image_id, []).append(row)
         return plans
 
+    def _index(self, work: Sequence[Work]) -> None:
+        """Decode and encode every file of `work`."""
+        with EncodeLane(self._embed, beside=self._encoder.device != "cpu") as self._lane:
+            self._read(work)
+            self._encode()
+            self._take_rows()
+
     def _read(self, work: Sequence[Work]) -> None:
         """Decode every file of `work`; encode and commit as batches fill and seconds pass."""
-        if not work:
-            return
         from clipsearch_indexer.decode import DecodePool, default_workers
 
         self._recall()
         options, preprocess = self._options, self._encoder.preprocess
+        batch = options.batch or (GPU_BATCH if self._lane.beside else CPU_BATCH)
         jobs = (
             Job(number, item.file.path, self._known_of(item.file.size)) for number, item in enumerate(work)
         )
@@ -136,14 +148,14 @@ class Run:
             DecodePool(
                 workers, preprocess.pixels, preprocess.size, follow_symlinks=options.follow_symlinks
             ) as pool,
-            closing(pool.run(jobs, ahead=2 * options.batch)) as results,
+            closing(pool.run(jobs, ahead=2 * batch)) as results,
         ):
             for done in range(len(work)):
                 with self._shield.let_through():
                     self._report(Progress("indexing", done, len(work), self.summary.new))
                     result = next(results)
                 self._take(result, work[result.id])
-                if len(self._waiting) >= options.batch:
+                if len(self._waiting) >= batch:
                     self._encode()
                 if time.monotonic() - self._committed_at > COMMIT_SECONDS:
                     self._flush()
@@ -173,6 +185,8 @@ class Run:
             self._found.append((content, work, file))
         elif content in self._embedded:
             self._embedded[content][0].places.append((work, file))
+        elif content in self._encoding:
+            self._encoding[content].places.append((work, file))
         elif content in self._waiting:
             self._waiting[content][0].places.append((work, file))
         else:
@@ -189,22 +203,36 @@ class Run:
             self._gone.append(work.row.file_id)  # another content now, and no image
 
     def _encode(self) -> None:
-        """Embed what is decoded."""
+        """Begin to embed what is decoded."""
+        self._take_rows()
         if not self._waiting:
             return
-        started = time.monotonic()
+        self._lane.start([pixels for _, pixels in self._waiting.values()])
+        self._encoding = {content: item for content, (item, _) in self._waiting.items()}
+        self._waiting = {}
+        if not self._lane.beside:
+            self._take_rows()
+
+    def _take_rows(self) -> None:
+        """Take in the batch that is being embedded."""
+        if not self._encoding:
+            return
         with self._shield.let_through():
-            rows = self._embed([pixels for _, pixels in self._waiting.values()])
-        self.summary.encode_seconds += time.monotonic() - started
-        for (content, (item, _)), row in zip(self._waiting.items(), rows, strict=True):
+            rows = self._lane.rows()
+        self._keep(rows)
+
+    def _keep(self, rows: Sequence[Row | None]) -> None:
+        """Have the rows of that batch committed by the next flush."""
+        self.summary.encode_seconds = self._lane.seconds
+        for (content, item), row in zip(self._encoding.items(), rows, strict=True):
             if row is not None:
                 self._embedded[content] = item, row
                 continue
             for work, file in item.places:
                 self._fail(work, "the model gives no usable embedding of it", "model", file.stat)
-        self._waiting = {}
+        self._encoding = {}
 
-    def _embed(self, pixels: Sequence[npt.NDArray[np.uint8]]) -> list[Row | None]:
+    def _embed(self, pixels: npt.NDArray[np.uint8]) -> list[Row | None]:
         """A unit row for each image, None for one that the model cannot embed.
 
         Raises ModelInvalid when it can embed none and never could: the images are not to blame then.
@@ -213,14 +241,14 @@ class Run:
         if not isinstance(rows, ModelInvalid):
             self._encoder_works = True
             return list(rows)
-        singles = [self._try([one]) for one in pixels]
+        singles = [self._try(one[None]) for one in pixels]
         if not self._encoder_works and all(isinstance(single, ModelInvalid) for single in singles):
             raise rows
         return [None if isinstance(single, ModelInvalid) else single[0] for single in singles]
 
-    def _try(self, pixels: Sequence[npt.NDArray[np.uint8]]) -> Row | ModelInvalid:
+    def _try(self, pixels: npt.NDArray[np.uint8]) -> Row | ModelInvalid:
         try:
-            rows = self._encoder.encode_pixels(np.stack(pixels))
+            rows = self._encoder.encode_pixels(pixels)
         except ModelInvalid as error:
             return error
         if not np.all(np.abs(np.linalg.norm(rows, axis=1) - 1) < LENGTH_TOLERANCE):  # so with NaN

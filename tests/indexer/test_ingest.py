@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from clipsearch import durable
 from clipsearch.errors import LibraryLocked, ModelInvalid, StorageError, UsageError
 from clipsearch.folder import LibraryFolder
 from clipsearch_indexer import places, plan, run, scan, scanner
@@ -50,9 +51,12 @@ def photos(tmp_path):
     return root
 
 
-@pytest.fixture
-def encoder():
-    return fakes.ColourEncoder()
+@pytest.fixture(params=["cpu", "cuda"])
+def encoder(request):
+    """One that has the caller wait, and one that works beside it."""
+    encoder = fakes.ColourEncoder()
+    encoder.device = request.param
+    return encoder
 
 
 @pytest.fixture
@@ -494,6 +498,7 @@ def test_a_model_that_embeds_nothing_is_the_trouble_itself(index, folder, photos
 
 
 def test_a_full_disk_is_told_as_such(index, folder, photos, monkeypatch):
+    monkeypatch.setattr(durable, "_arrivals", {})
     monkeypatch.setenv("CLIPSEARCH_FAILPOINT", "vectors.write:enospc:1")
     with pytest.raises(StorageError, match="full"):
         index(photos)
@@ -711,7 +716,42 @@ def test_commits_come_while_it_runs(folder, encoder, photos, monkeypatch):
         generations.append(folder.generation())
 
     ingest(folder, encoder, [os.fsencode(photos)], Options(batch=1), watching)
+    if encoder.device == "cuda":  # the rows of a photo come while the next is at work
+        assert generations.pop(0) == generations[0]
     assert generations == sorted(set(generations))  # each photo is a commit of its own
+
+
+def test_the_next_batch_is_collected_while_one_is_embedded(folder, tmp_path):
+    root = tmp_path / "many"
+    for number in range(6):
+        fakes.write(root / f"{number}.png", RED, note=str(number // 2))  # each content twice
+    enough = threading.Event()
+
+    class Slow(fakes.ColourEncoder):
+        def encode_pixels(self, pixels):
+            assert enough.wait(60), "nothing was collected meanwhile"
+            return super().encode_pixels(pixels)
+
+    def watching(progress):
+        if progress.stage == "indexing" and progress.done == 2:  # the second of the content under way is here
+            enough.set()
+
+    encoder = Slow()
+    encoder.device = "cuda"
+    summary = ingest(folder, encoder, [os.fsencode(root)], Options(batch=1), watching)
+    assert (summary.new, summary.copies, encoder.batches) == (3, 3, [1, 1, 1])
+    assert summary.encode_seconds > 0
+
+
+def test_the_last_batch_of_a_gpu_may_fail(folder, encoder, photos):
+    def failing(pixels):
+        raise UsageError("The device cuda failed (out of memory); try a smaller batch, or --device cpu.")
+
+    encoder.encode_pixels = failing
+    with pytest.raises(UsageError, match="smaller batch"):
+        ingest(folder, encoder, [os.fsencode(photos)])
+    with folder.reading() as catalog:
+        assert catalog.runs.last()[0].status == "failed"
 
 
 def test_a_run_without_work_makes_few_commits(index, folder, photos):

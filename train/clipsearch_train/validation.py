@@ -70,7 +70,7 @@ class Validation:
             rows = []
             for start in range(0, len(samples), 64):
                 pixels = np.stack([preprocess.pixels(decode(s.image)) for s in samples[start : start + 64]])
-                features = model.encode_image(preprocess.normalise(pixels).to(device))
+                features = model.encode_image(preprocess.normalise(pixels, device))
                 rows.append(F.normalize(features, dim=-1))
             return np.asarray(torch.cat(rows).float().cpu().numpy())
 
