@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ class TorchTowers:
             tensors = {f"visual.{name}": tensor.numpy() for name, tensor in tower.state_dict().items()}
             self._bf16 = Bf16ImageTower(model.config, tensors, preprocess)
         self._dtype = torch.float16 if device.half else torch.float32
+        self._most = sys.maxsize  # pictures at once
         with self._device_errors():
             self._model = model.to(device.name)
 
@@ -95,13 +97,35 @@ class TorchTowers:
 
     @torch.inference_mode()
     def image_features(self, pixels_NYXC: npt.NDArray[np.uint8]) -> Vectors:
-        """Pixels, as `preprocess.pixels` makes them -> float32 (N, dim). Raises as `text_features`."""
+        """Pixels, as `preprocess.pixels` makes them -> float32 (N, dim). Raises as `text_features`.
+
+        A batch that the device has no memory for is halved, and so are those after it.
+        """
         if self._bf16 is not None:
             return self._bf16.features(pixels_NYXC)
+        rows: list[Vectors] = []
+        done = 0
         with self._device_errors():
+            while done < len(pixels_NYXC):
+                part = pixels_NYXC[done : done + self._most]
+                found = self._features_where_they_fit(part)
+                if found is None:
+                    self._most = len(part) // 2
+                    continue
+                rows.append(found)
+                done += len(part)
+        return np.concatenate(rows)
+
+    def _features_where_they_fit(self, pixels_NYXC: npt.NDArray[np.uint8]) -> Vectors | None:
+        """None where the device has no memory for so many, and they are more than one."""
+        try:
             # As bytes to the device: a quarter of the traffic, and no processor has to normalise them.
             x = self._preprocess.normalise(pixels_NYXC, self.device).to(self._dtype)
             return _single(self._model.encode_image(x))
+        except torch.OutOfMemoryError:
+            if len(pixels_NYXC) == 1:
+                raise
+            return None
 
     @contextmanager
     def _device_errors(self) -> Iterator[None]:

@@ -1,6 +1,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -193,6 +194,28 @@ def test_a_device_out_of_memory_is_a_usage_error(
     monkeypatch.setattr(encoder._towers._model, "encode_image", full)  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match=r"The device cpu failed \(CUDA out of memory\.\)"):
         encoder.encode_images(photos(1))
+
+
+def test_a_batch_too_large_for_the_device_is_halved(
+    tokenizer: ClipTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = in_torch(make(tokenizer))
+    pixels = np.random.default_rng(0).integers(0, 256, (11, 32, 32, 3), np.uint8)
+    wanted = encoder.encode_pixels(pixels)
+    model = encoder._towers._model  # type: ignore[attr-defined]
+    encode, asked = model.encode_image, []
+
+    def small(x: torch.Tensor) -> torch.Tensor:
+        asked.append(len(x))
+        if len(x) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return cast("torch.Tensor", encode(x))
+
+    monkeypatch.setattr(model, "encode_image", small)
+    np.testing.assert_allclose(encoder.encode_pixels(pixels), wanted, atol=1e-6)
+    assert asked == [11, 5, 2, 2, 2, 2, 2, 1]
+    encoder.encode_pixels(pixels[:4])
+    assert asked[8:] == [2, 2], "it remembers"
 
 
 def test_the_default_device_is_there() -> None:
