@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipsearch.cli.console import DeviceOption, JsonOption, results, say, shown, stages, write_json
+from clipsearch.durable import make_directory
 from clipsearch.errors import UsageError
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ def evaluate(
         seed=seed,
     )
     datasets = _datasets(data, captions, images, split, classes, names)
+    if out is not None:
+        make_directory(out)  # which may fail, and the rest takes minutes
     _show(_run(folder, datasets, plan, device), out, as_json)
 
 
@@ -155,16 +158,15 @@ def _run(folder: Path, datasets: list[Dataset], plan: Plan, device: str | None) 
 
 
 def _show(report: Report, out: Path | None, as_json: bool) -> None:
-    written = report.save(out) if out is not None else []
-    for dataset in report.datasets:
-        for remark in dataset.remarks:
-            say(remark)
+    for remark in report.told():
+        say(remark)
     if as_json:
         write_json(report.summary())
     else:
         with results():
             typer.echo(report.tables())
-    if out is not None:
+    if out is not None:  # after it was told: an error must not lose what took minutes to find
+        written = report.save(out)
         say(f"The report is in {shown(bytes(out))}: {', '.join(path.name for path in written)}.")
 
 

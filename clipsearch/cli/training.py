@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -44,14 +46,18 @@ def train(
     from clipsearch_train.data import named
     from clipsearch_train.plan import plan_run
     from clipsearch_train.run import Trainer
+    from clipsearch_train.run_lock import run_lock
 
     run = plan_run(recipe, data, library, smoke=smoke)
-    with stages() as report:
+    first = os.environ.get("RANK", "0") == "0"  # of those that torchrun starts, the one that writes
+    with run_lock(out) if first else nullcontext(), stages() as report:
         trainer = Trainer(run.recipe, run.data, out, report, run.extra)
         if trainer.world.is_main:
             say(f"{amount(trainer.data_report.samples, 'sample')}; skipped: {trainer.data_report}.")
             if trainer.warning is not None:
                 say(trainer.warning)
+            for remark in trainer.validation.remarks:
+                say(remark)
         folder = trainer.train()
     corrupt = sorted(trainer.batches.corrupt)
     if corrupt:  # each of several processes decodes a part of the images
@@ -60,6 +66,8 @@ def train(
         return
     if trainer.results:
         say(results_table(trainer.results))
+    if trainer.result_step not in (None, trainer.step):
+        say(f"These are the scores after {amount(trainer.result_step or 0, 'step')}, the best of the run.")
     place = shown(bytes(folder))
     photos = "DIR" if library is None else f"--library {shown(bytes(library))}"
     say(

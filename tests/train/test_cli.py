@@ -193,6 +193,9 @@ def test_a_library_is_trained_on(tmp_path: Path) -> None:
     assert "2 steps done." in done.stderr
     again = clipsearch("index", tmp_path / "photos", "-l", library, "--model", out / "model", "--workers", 1)
     assert again.returncode == 0, again.stderr
+    idle = clipsearch("train", "--from", library, "--data", tmp_path, "--out", tmp_path / "other")
+    assert (idle.returncode, "Only a recipe says what to do with" in idle.stderr) == (2, True), idle.stderr
+    assert f"It began as `{base}`" in (out / "model" / "README.md").read_text()
     nothing = clipsearch("train", "--out", tmp_path / "other")
     assert (nothing.returncode, "Name a recipe and its data" in nothing.stderr) == (2, True), nothing.stderr
 

@@ -57,6 +57,11 @@ def test_values_arrive(make_recipe: Callable[..., Any]) -> None:
         (("steps = 6", "steps = true"), "optim: steps must be int"),
         (("steps = 6", "steps = -1"), "optim: steps must be a number from 0"),
         (("steps = 6", "steps = 0"), "optim: steps = 0 is for .teacher."),
+        (("steps = 6", "steps = 99999999999999999999999"), "optim: steps must be at most 1,000,000,000,000"),
+        (("eval_every = 1000", "seed = 99999999999999999999999"), "seed must be below"),
+        (("eval_every = 1000", "checkpoint_minutes = nan"), "checkpoint_minutes must be a number from 0"),
+        (('train = ["train/*.tar"]', "templates = []"), "templates must name one at least"),
+        (('train = ["train/*.tar"]', 'texts = ["a.txt"]'), "texts are for a .teacher. to embed"),
         (("lr = 2e-3", "lr = nan"), "optim: lr must be a number"),
         (("lr = 2e-3", "lr = inf"), "optim: lr must be a number"),
         (("eval_every = 1000", "eval_every = 0"), "eval_every must be"),
@@ -90,6 +95,11 @@ def test_mistakes_are_named(tmp_path: Path, change: tuple[str, str], message: st
     with pytest.raises(UsageError, match=message) as caught:
         load_recipe(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_mark_of_windows_editors_is_no_mistake(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(RECIPE, encoding="utf-8-sig")
+    assert load_recipe(tmp_path / "recipe.toml").optim.steps == 6
 
 
 def test_a_missing_or_binary_file_is_a_sentence(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ import csv
 import functools
 import json
 import resource
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,11 @@ from clipsearch.encoder import load_model
 from clipsearch.errors import StorageError, TrainingError, UsageError
 from clipsearch.weights import load_folder
 from clipsearch_train.batches import BatchSource
+from clipsearch_train.best import Best
 from clipsearch_train.data import read_shards
 from clipsearch_train.recipe import load_recipe
 from clipsearch_train.run import CHECKPOINT, Trainer
+from clipsearch_train.run_lock import run_lock
 from clipsearch_train.sources import open_source
 from tests.train.conftest import COLOURS, colour_members, write_tar
 
@@ -377,3 +380,38 @@ def test_batches_depend_on_seed_and_step_alone(colours: Path, make_recipe: Calla
     assert len(set(first[0].rows.tolist())) == 12
     for source in (forth, back):
         source.close()
+
+
+def test_the_best_model_comes_with_its_own_scores(
+    colours: Path, tmp_path: Path, make_recipe: Callable[..., Any]
+) -> None:
+    recipe = replace(make_recipe(), eval_every=1, best=Best(result="best"))
+    recipe = replace(recipe, optim=replace(recipe.optim, steps=3))
+    trainer = Trainer(recipe, colours, tmp_path / "out", quiet)
+    found = iter([30.0, 90.0, 10.0])
+    trainer.validation.evaluate = lambda *_: {"colours": {"top1": next(found)}}  # type: ignore[method-assign]
+    folder = trainer.train()
+    assert trainer.results == {"colours": {"top1": 90.0}}
+    assert trainer.result_step == 2
+    assert "90.0" in (folder / "README.md").read_text()
+    shutil.rmtree(tmp_path / "out" / "best")
+    again = Trainer(recipe, colours, tmp_path / "out", quiet)
+    again.validation.evaluate = lambda *_: {"colours": {"top1": 10.0}}  # type: ignore[method-assign]
+    with pytest.raises(TrainingError, match="is gone, and with it the best model"):
+        again.train()
+
+
+def test_what_cannot_be_scored_is_told_before_the_first_step(
+    colours: Path, tmp_path: Path, make_recipe: Callable[..., Any]
+) -> None:
+    recipe = replace(make_recipe(), best=Best(by="colours/top1"))
+    with pytest.raises(UsageError, match="names 'top1'; 'colours' is scored by images, captions, text_to"):
+        Trainer(recipe, colours, tmp_path / "out", quiet)
+
+
+def test_one_training_in_a_folder(tmp_path: Path) -> None:
+    told = pytest.raises(UsageError, match="Another training is at work in")
+    with run_lock(tmp_path / "out"), told, run_lock(tmp_path / "out"):
+        pass
+    with run_lock(tmp_path / "out"):
+        pass

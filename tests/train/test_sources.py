@@ -145,13 +145,14 @@ def test_held_out_samples_are_the_same_ones_every_time(data: Path, make_recipe: 
 @pytest.mark.parametrize("where", range(12))
 def test_every_class_gives_its_part_of_what_is_held_out(where: int) -> None:
     def labelled(label: str, count: int) -> list[Sample]:
-        return [Sample(f"/{where}/{label}/{n}", b"", "folders", (), (label, "all")) for n in range(count)]
+        keys = [f"/{where}/{label}/{n}" for n in range(count)]
+        return [Sample(key, key.encode(), "folders", (), (label, "all")) for key in keys]
 
     few = [sample for label in "abcdef" for sample in labelled(label, 4)]
     assert len({sample.labels for sample in hold_out(few, 0.1)[1]}) == 2, (
         "wherever they lie: a class is no test"
     )
-    captioned = [Sample(f"/{where}/{n}", b"", "captions", (f"a {n}",), (f"{n}",)) for n in range(50)]
+    captioned = [Sample(f"/{where}/{n}", b"%d" % n, "captions", (f"a {n}",), (f"{n}",)) for n in range(50)]
     train, held = hold_out(labelled("a", 100) + labelled("b", 30) + labelled("c", 1) + captioned, 0.1)
     assert Counter(sample.source if sample.captions else sample.labels[0] for sample in held) == {
         "a": 10,
@@ -167,6 +168,19 @@ def test_what_a_sample_holds_decides_where_that_is_known() -> None:
 
     here, there = (hold_out(photos(folder), 0.2)[1] for folder in ("/here", "/media/there"))
     assert [sample.content for sample in here] == [sample.content for sample in there]
+
+
+def test_copies_of_an_image_are_all_held_out_or_none(tmp_path: Path) -> None:
+    samples = []
+    for number in range(40):
+        path = tmp_path / f"{number}.jpg"
+        path.write_bytes(b"content %d" % (number % 10))
+        samples.append(Sample(path.name, path, "photos", (f"{number}",), ()))
+    samples.append(Sample("gone.jpg", tmp_path / "gone.jpg", "photos", ("gone",), ()))
+    train, held = hold_out(samples, 0.2)
+    contents = [{sample.encoded() for sample in part if sample.key != "gone.jpg"} for part in (train, held)]
+    assert not contents[0] & contents[1]
+    assert 8 <= len(held) <= 11
 
 
 def test_corrupt_images_are_replaced_counted_and_named(data: Path, make_recipe: Callable[..., Any]) -> None:

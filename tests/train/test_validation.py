@@ -85,3 +85,30 @@ def test_images_that_cannot_be_decoded_are_left_out(tmp_path: Path) -> None:
         "0004",
         "0005",
     ]
+
+
+def test_what_a_source_is_not_scored_by_is_left_out_and_named(tmp_path: Path) -> None:
+    members = labelled(colour_members(12))
+    told = json.loads(members["0003.json"])
+    members["0003.json"] = json.dumps({"source": told["source"]}).encode()
+    members["0005.json"] = json.dumps({"source": told["source"], "captions": ["one alone"]}).encode()
+    write_tar(tmp_path / "a.tar", members)
+    validation = Validation.read([tmp_path / "a.tar"])
+    validation.settle()
+    [source] = validation.sources
+    assert len(validation.sources[source]) == 10
+    assert validation.remarks == [f"{source}: left out 2 images without a label to go by (0003, 0005)."]
+    assert "top1" in validation.metrics()[source]
+    assert validation.score(images, Colours())[source]["images"] == 10
+
+
+def test_what_is_left_out_of_validation_is_told(tmp_path: Path) -> None:
+    members = colour_members(6) | {
+        "zz.json": b"{}",
+        "0009.png": b"no image",
+        "0009.json": b'{"caption": "x"}',
+    }
+    write_tar(tmp_path / "a.tar", members)
+    told = " ".join(Validation.read([tmp_path / "a.tar"]).remarks)
+    assert "1 without an image (zz)" in told
+    assert "1 image could not be decoded (0009)" in told

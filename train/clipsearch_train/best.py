@@ -35,13 +35,17 @@ def check_best(best: Best, where: str) -> None:
         raise UsageError(f'{where}: best: by must look like "SOURCE/METRIC", not {best.by!r}.')
 
 
-def check_sources(best: Best, sources: Collection[str]) -> None:
-    """Raise UsageError where the held-out data cannot say which model is the best."""
-    named = best.by.rpartition("/")[0]
+def check_sources(best: Best, sources: Mapping[str, Collection[str]]) -> None:
+    """Raise UsageError where the held-out data (source → what it is scored by) cannot say what is best."""
+    named, _, metric = best.by.rpartition("/")
     if named and named not in sources:
         raise UsageError(
             f"The recipe's best.by names the source {named!r}; the validation shards hold "
             f"{', '.join(repr(source) for source in sorted(sources)) or 'none'}."
+        )
+    if metric and metric not in sources[named]:
+        raise UsageError(
+            f"The recipe's best.by names {metric!r}; {named!r} is scored by {', '.join(sources[named])}."
         )
     if best.result == "best" and not sources:
         raise UsageError("best.result = 'best' needs validation shards: set data.val.")

@@ -20,6 +20,7 @@ def write_card(folder: Path, recipe: recipes.Recipe, sources: Mapping[str, int],
         f"# {recipe.name}",
         "",
         f"A CLIP model made by `clipsearch train` from the recipe `{recipe.name}`.",
+        *_start(recipe),
         "",
         "## Trained on",
         "",
@@ -32,6 +33,18 @@ def write_card(folder: Path, recipe: recipes.Recipe, sources: Mapping[str, int],
         *_scores(results),
     ]
     replace(folder / "README.md", ("\n".join(lines) + "\n").encode(), name="card")
+
+
+def _start(recipe: recipes.Recipe) -> list[str]:
+    """What it began as."""
+    if recipe.start is None:
+        return []
+    start = recipe.start
+    lora = f"; adapters of rank {start.lora_rank}, merged" if start.lora_rank else ""
+    return [
+        "",
+        f'It began as `{start.model}` (image tower: "{start.image}", text tower: "{start.text}"{lora}).',
+    ]
 
 
 def _scores(results: Results) -> list[str]:

@@ -207,14 +207,13 @@ def parse(key: str, parts: Mapping[str, bytes], report: ShardReport) -> Sample |
         return None
     try:
         text = json.loads(parts["json"]) if "json" in parts else {}
-        if "txt" in parts:
-            text.setdefault("captions", [parts["txt"].decode("utf-8")])
+        beside = [parts["txt"].decode("utf-8")] if "txt" in parts else []
         index = text.get("class_index")
         return Sample(
             key=key,
             image=image,
             source=str(text.get("source") or ""),
-            captions=texts_in(text.get("captions")) or texts_in(text.get("caption")),
+            captions=texts_in(text.get("captions")) or texts_in(text.get("caption")) or texts_in(beside),
             labels=texts_in(text.get("labels")) or texts_in(text.get("label")),
             label_index=None if index is None else int(index),
         )

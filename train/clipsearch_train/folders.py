@@ -200,7 +200,7 @@ def _role(name: str) -> str | None:
 
 
 def _jsonl_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # JSON may hold other ends of lines
         if not line.strip():
             continue
         try:

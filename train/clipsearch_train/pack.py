@@ -22,12 +22,12 @@ from typing import Any
 from PIL import Image
 
 from clipsearch.durable import TEMPORARY_SUFFIX, make_directory, remove, replace, replacing
-from clipsearch.errors import ImageError, TrainingError, UsageError
+from clipsearch.errors import TrainingError, UsageError
 from clipsearch_train.chunks import UNTOLD
 from clipsearch_train.data import Sample, ShardReport, decode
 from clipsearch_train.folders import read_folder
 from clipsearch_train.recipe_data import Folder
-from clipsearch_train.sources import key_rank
+from clipsearch_train.sources import copies, key_rank
 
 Report = Callable[[str, int, int], None]
 UNDECODED = "that cannot be decoded"
@@ -109,24 +109,17 @@ def _plan(samples: Sequence[Sample], name: str, packing: Packing) -> Plan:
 
 def _held_out(samples: Sequence[Sample], share: float) -> set[int]:
     """The samples to validate on; copies of an image are all in it or none."""
-    wanted = max(1, round(share * len(samples))) if share else 0
-    sizes = [sample.image.stat().st_size for sample in samples if isinstance(sample.image, Path)]
-    common = {size for size, count in Counter(sizes).items() if count > 1}
-    groups: dict[bytes | int, list[int]] = {}
-    for row, (sample, size) in enumerate(zip(samples, sizes, strict=True)):
-        groups.setdefault(_content(sample) if size in common else row, []).append(row)
+    if not share:
+        return set()
+    wanted = max(1, round(share * len(samples)))
+    groups = copies(samples)
+    if len(groups) < 2:
+        raise TrainingError("A single image is not enough to train on and to validate; leave --val out.")
     held: set[int] = set()
-    for rows in groups.values():
+    for rows in groups:
         if len(held) < wanted:
             held.update(rows)
     return held
-
-
-def _content(sample: Sample) -> bytes:
-    try:
-        return hashlib.blake2b(sample.encoded(), digest_size=16).digest()
-    except ImageError:  # it will be counted when it cannot be decoded
-        return sample.key.encode("utf-8", "surrogateescape")
 
 
 def _digest(samples: Sequence[Sample], name: str, packing: Packing) -> str:
@@ -196,6 +189,8 @@ def _write(
         packed.samples[path.parent.name] += entry["samples"]
         packed.shards[path.parent.name] += 1
         packed.skipped.add(ShardReport(0, entry["skipped"]))
+    if not sum(packed.samples.values()):
+        raise TrainingError(f"None of the {total:,} images can be used (left out: {packed.skipped}).")
     return packed
 
 

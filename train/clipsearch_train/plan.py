@@ -43,6 +43,11 @@ def plan_run(recipe: Path | None, data: Path | None, library: Path | None, *, sm
         assert data is not None
         loaded = load_recipe(recipe)
         return Run(loaded.smoke(asked_processes()) if smoke else loaded, data, None)
+    if recipe is None and data is not None:
+        raise UsageError(
+            f"Only a recipe says what to do with {data}: name one beside --data, or leave --data out and "
+            "train on the library alone."
+        )
     samples, report = library_samples(library)
     loaded = own_photos_recipe(library, len(samples)) if recipe is None else load_recipe(recipe)
     if data is None:

@@ -147,7 +147,7 @@ def load_recipe(path: Path) -> Recipe:
     Raises UsageError for a missing file, broken TOML, an unknown key or a value of the wrong type.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"The recipe {path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -181,10 +181,13 @@ def _check_values(recipe: Recipe, where: str) -> None:
         "bridge: merge_steps": (recipe.bridge.merge_steps, 1),
         "eval_every": (recipe.eval_every, 1),
         "seed": (recipe.seed, 0),
+        "checkpoint_minutes": (recipe.checkpoint_minutes, 0),
     }
     for key, (value, bound) in least.items():
         if not bound <= value < math.inf:
             raise UsageError(f"{where}: {key} must be a number from {bound} on, not {value}.")
+    if recipe.seed >= 1 << 63:
+        raise UsageError(f"{where}: seed must be below 2^63, not {recipe.seed}.")
     if not 0 <= recipe.bridge.merge_dropout < 1:
         value = recipe.bridge.merge_dropout
         raise UsageError(f"{where}: bridge: merge_dropout must be from 0 to under 1, not {value}.")
@@ -203,6 +206,8 @@ def _check_parts(recipe: Recipe, where: str) -> None:
         check_start(recipe.start, where)
     if recipe.distill is not None:
         check_distill(recipe.distill, where)
+    if recipe.data.texts and recipe.teacher is None:
+        raise UsageError(f"{where}: data: texts are for a [teacher] to embed, and there is none.")
     if recipe.teacher is not None and (
         recipe.data.stream or recipe.data.drop_words or recipe.data.one_sentence
     ):

@@ -98,6 +98,8 @@ def check_data(data: Data, where: str) -> None:
             f"{where}: data: hold_out sets samples aside in memory, which stream avoids; name validation "
             "shards in val instead."
         )
+    if not data.templates:
+        raise UsageError(f'{where}: data: templates must name one at least, such as "a photo of a {{}}".')
     for template in data.templates:
         rest = template.replace("{}", "", 1)
         if "{}" not in template or "{" in rest or "}" in rest:

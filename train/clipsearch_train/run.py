@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 
 from clipsearch.durable import make_directory, replace
-from clipsearch.errors import StorageError
+from clipsearch.errors import StorageError, TrainingError
 from clipsearch.model import Clip
 from clipsearch.weights import LoadedModel, save_folder
 from clipsearch_train import recipe as recipes
@@ -67,9 +67,9 @@ class Trainer:
 
     It holds `checkpoint.pt`, what `Record` writes, `plots.png`, `tokenizer.json`, the models `best/` and at
     the end `model/`, and `cache/` of teacher features. `data_report` tells what was skipped, `warning` what
-    the recipe cannot teach with these data, `results` the last scores, beside those of the model that a
-    fine-tuning started at. Under torchrun each process has a
-    Trainer of its own; the first one writes.
+    the recipe cannot teach with these data, `results` the scores of the model that came of it, beside those
+    of the one that a fine-tuning started at, and `result_step` its step where that was chosen. Under torchrun
+    each process has a Trainer of its own; the first one writes.
     """
 
     def __init__(
@@ -126,6 +126,7 @@ class Trainer:
         self.batches = BatchSource(source, corpus, recipe, views, self.world.part, looks)
         self.meter = self._meter(dtype)
         self.results: Results = {}
+        self.result_step: int | None = None
 
     @property
     def step(self) -> int:
@@ -138,7 +139,8 @@ class Trainer:
             return Validation({})
         validation = Validation.read(find_shards(data, self.recipe.data.val), self.recipe.data.limit)
         validation.add(held)
-        check_sources(self.recipe.best, validation.sources)
+        validation.settle()
+        check_sources(self.recipe.best, validation.metrics())
         return validation
 
     def _targets(self, data: Path, frozen: FrozenTrunk | None, loaded: LoadedModel | None) -> list[str]:
@@ -270,6 +272,14 @@ class Trainer:
             self.state.best = (self.state.step, score)
         draw(self.out, self.record.steps(), self.record.scores())
 
+    def _show_best(self, step: int) -> None:
+        """Let `results` be those of the best step, whose model is the result."""
+        scores = next((dict(line) for line in reversed(self.record.scores()) if line["step"] == step), None)
+        if scores is not None:
+            self.result_step = scores.pop("step")
+            first = self.record.scores()[0]
+            self.results = compared(first, scores) if is_whole(self.recipe.start) else scores
+
     def _write(self, folder: Path, model: Clip) -> None:
         save_folder(folder, model, self.preprocess, self.tokenizer)
         write_card(folder, self.recipe, self.sources, self.results)
@@ -283,6 +293,12 @@ class Trainer:
         self._evaluate()
         self.save()
         if self.recipe.best.result == "best" and self.state.best is not None:
+            self._show_best(self.state.best[0])
+            if not (self.out / BEST).is_dir():
+                raise TrainingError(
+                    f"{self.out / BEST} is gone, and with it the best model of this run. Train into another "
+                    'folder, or say result = "last" under [best].'
+                )
             make_directory(self.out / MODEL)
             for path in (self.out / BEST).iterdir():
                 replace(self.out / MODEL / path.name, path.read_bytes(), name="model")

@@ -37,6 +37,10 @@ class Optim:
     ema: float = 0.0
 
 
+MOST = 10**12
+"""Of what is counted: more is a slip of the finger."""
+
+
 def check_optim(optim: Optim, where: str) -> None:
     """Raise UsageError for a value that makes no sense, named by its key."""
     least: dict[str, tuple[float, float]] = {
@@ -54,6 +58,9 @@ def check_optim(optim: Optim, where: str) -> None:
     for key, (value, bound) in least.items():
         if not bound <= value < math.inf:  # "not <=" also refuses nan, which TOML can say
             raise UsageError(f"{where}: optim: {key} must be a number from {bound} on, not {value}.")
+    for key in ("steps", "batch", "extra_texts", "warmup", "cooldown"):
+        if getattr(optim, key) > MOST:
+            raise UsageError(f"{where}: optim: {key} must be at most {MOST:,}, not {getattr(optim, key)}.")
     for key, value in {"ema": optim.ema, "layer_decay": optim.layer_decay}.items():
         if not 0 <= value <= 1:
             raise UsageError(f"{where}: optim: {key} must be between 0 and 1, not {value}.")

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from clipsearch.errors import TrainingError, UsageError
+from clipsearch.errors import ImageError, TrainingError, UsageError
 from clipsearch_train import recipe as recipes
 from clipsearch_train.chunks import UNTOLD, Chunk, held_chunks, index_shards
 from clipsearch_train.data import Sample, ShardReport, find_shards, read_shards
@@ -230,26 +230,55 @@ def hold_out(samples: Sequence[Sample], share: float) -> tuple[list[Sample], lis
     """Samples to train on and a share to validate on, the same share of the same samples every time.
 
     Every source, and every first label of samples without captions, gives its part, so that classes are not
-    left out by chance; within it what a sample holds decides, or its key. The parts are those of
-    Sainte-Laguë's method: the nth sample of m comes at (n - 1/2) / m.
+    left out by chance; within it what a sample holds decides, or its key. Copies of an image are all in it or
+    none. The parts are those of Sainte-Laguë's method: the nth of m comes at (n - 1/2) / m.
     """
     count = round(share * len(samples))
     if share and samples:
         count = max(1, count)
-    groups: defaultdict[tuple[str, ...], list[tuple[bytes, int]]] = defaultdict(list)
-    for row, sample in enumerate(samples):
-        group = (sample.source, *(() if sample.captions else sample.labels[:1]))
-        groups[group].append((key_rank(sample.content or sample.key), row))
+    groups: defaultdict[tuple[str, ...], list[tuple[bytes, list[int]]]] = defaultdict(list)
+    for rows in copies(samples) if count else ():
+        first = samples[rows[0]]
+        group = (first.source, *(() if first.captions else first.labels[:1]))
+        groups[group].append((min(key_rank(samples[row].content or samples[row].key) for row in rows), rows))
     turns = [
-        ((place + 0.5) / len(group), rank, row)
+        ((place + 0.5) / len(group), rank, rows)
         for group in groups.values()
-        for place, (rank, row) in enumerate(sorted(group))
+        for place, (rank, rows) in enumerate(sorted(group))
     ]
-    held = {row for _, _, row in sorted(turns)[:count]}
+    held: set[int] = set()
+    for _, _, rows in sorted(turns):
+        if len(held) < count:
+            held.update(rows)
     return (
         [sample for row, sample in enumerate(samples) if row not in held],
         [samples[row] for row in sorted(held)],
     )
+
+
+def copies(samples: Sequence[Sample]) -> list[list[int]]:
+    """The rows of each content, by their first; files are read only where others are of the same size."""
+    sizes = [_size(sample) for sample in samples]
+    common = {size for size, count in Counter(sizes).items() if count > 1 and size >= 0}
+    groups: dict[bytes | str | int, list[int]] = {}
+    for row, (sample, size) in enumerate(zip(samples, sizes, strict=True)):
+        content = sample.content or (_content(sample) if size in common else row)
+        groups.setdefault(content, []).append(row)
+    return list(groups.values())
+
+
+def _size(sample: Sample) -> int:
+    try:
+        return len(sample.image) if isinstance(sample.image, bytes) else sample.image.stat().st_size
+    except OSError:  # it will be counted when it cannot be decoded
+        return -1
+
+
+def _content(sample: Sample) -> bytes:
+    try:
+        return hashlib.blake2b(sample.encoded(), digest_size=16).digest()
+    except ImageError:
+        return sample.key.encode("utf-8", "surrogateescape")
 
 
 def key_rank(key: str) -> bytes:

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from clipsearch.model import Clip
 from clipsearch.preprocess import Preprocess
 from clipsearch.tokenizer import ClipTokenizer
-from clipsearch_train.data import Sample, decode, read_shards
-from clipsearch_train.evaluation.datasets import from_samples, names_beside
+from clipsearch_train.data import Sample, decode, named, read_shards
+from clipsearch_train.evaluation.datasets import from_samples, names_beside, scored
 from clipsearch_train.evaluation.retrieval import retrieve
 from clipsearch_train.evaluation.templates import IMAGENET_7
 from clipsearch_train.evaluation.zeroshot import TextEncoder, class_embeddings, classify
@@ -34,6 +34,8 @@ class Validation:
     sources: dict[str, list[Sample]]
     class_names: dict[str, list[str]] = field(default_factory=dict)
     teacher_results: Results = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+    """Sentences about what was left out."""
 
     @classmethod
     def read(cls, shards: Sequence[Path], limit: int | None = None) -> Validation:
@@ -42,15 +44,48 @@ class Validation:
         Images that cannot be decoded are left out. Raises TrainingError.
         """
         validation = cls({})
-        validation.add(read_shards(shards, limit)[0] if shards else [])
+        if shards:
+            samples, report = read_shards(shards, limit)
+            validation.add(samples)
+            if report.skipped:
+                validation.remarks.insert(0, f"Of the validation shards were left out {report}.")
         validation.class_names = names_beside(shards, list(validation.sources))
         return validation
 
     def add(self, samples: Sequence[Sample]) -> None:
         """Take in samples that were held out of the training set, but for images that cannot be decoded."""
+        broken = []
         for sample in samples:
             if _is_image(sample):
                 self.sources.setdefault(sample.source, []).append(sample)
+            else:
+                broken.append(sample.key)
+        if broken:
+            told = "1 image" if len(broken) == 1 else f"{len(broken):,} images"
+            self.remarks.append(f"For validation {told} could not be decoded ({named(broken)}).")
+
+    def settle(self) -> None:
+        """Keep the samples that their sources are scored by.
+
+        Raises TrainingError for a label that is no class.
+        """
+        for source, samples in list(self.sources.items()):
+            kept, remarks = scored(source, samples)
+            self.remarks += remarks
+            if kept:
+                self.sources[source] = kept
+                from_samples(source, kept, self.class_names.get(source))
+            else:
+                del self.sources[source]
+
+    def metrics(self) -> dict[str, list[str]]:
+        """What each source is scored by."""
+        one, first = np.ones((1, 1), np.float32), np.zeros(1, np.int64)
+        captioned = ["images", "captions", *retrieve(one, one, first).scores()]
+        labelled = ["images", "classes", *classify(one, one, first).scores()]
+        return {
+            source: captioned if samples[0].captions else labelled for source, samples in self.sources.items()
+        }
 
     def evaluate(self, model: Clip, preprocess: Preprocess, tokenizer: ClipTokenizer) -> Results:
         """Scores by source, accuracies and recalls in percent; the model stays where it is."""
@@ -80,13 +115,13 @@ class Validation:
         """Scores by source of any pair of image and text embedders."""
         results: Results = {}
         for source, samples in self.sources.items():
-            captioned = any(sample.captions for sample in samples)
-            if not captioned and not all(sample.labels for sample in samples):
+            kept, _ = scored(source, samples)
+            if not kept:
                 continue
-            dataset = from_samples(source, samples, self.class_names.get(source))
-            embedded = images(samples)
-            scores: dict[str, float] = {"images": len(samples)}
-            if captioned:
+            dataset = from_samples(source, kept, self.class_names.get(source))
+            embedded = images(kept)
+            scores: dict[str, float] = {"images": len(kept)}
+            if dataset.captioned:
                 owner_M = dataset.image_of_caption
                 found = retrieve(embedded, texts.encode_text(dataset.captions), owner_M)
                 scores |= {"captions": len(owner_M), **found.scores()}

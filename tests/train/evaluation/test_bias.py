@@ -79,3 +79,10 @@ def test_questions_that_cannot_be_asked(paint: Callable[..., Path]) -> None:
     ):
         with pytest.raises(UsageError, match=message):
             load_bias(question(folder, labels, groups))
+
+
+def test_a_group_of_one_has_no_clear_gap() -> None:
+    groups = {"one": AXES[:1], "more": np.repeat(AXES[1:2], 9, axis=0)}
+    for rate in bias_rates(groups, {"x": AXES[:1], "y": AXES[1:2]}):
+        assert not rate.rate_gap.is_clear
+        assert not rate.score_gap.is_clear

@@ -103,3 +103,20 @@ def test_mistakes_are_told(photos: Path, name: str, content: str | bytes, messag
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="cannot be read: No such file"):
         from_captions(tmp_path / "none.csv")
+
+
+def test_one_image_by_several_names(photos: Path) -> None:
+    name = next(path.name for path in sorted(photos.rglob("*")) if path.suffix in (".jpg", ".png"))
+    folder = next(photos.rglob(name)).parent
+    rows = [f"{name}\tone", f"./{name}\ttwo", f".\\{name}\tthree", f"{'x' * 300}.jpg\tfour"]
+    (folder / "names.tsv").write_text("file\tcaption\n" + "\n".join(rows))
+    dataset = from_captions(folder / "names.tsv")
+    assert [(item.key, item.captions) for item in dataset.items] == [(name, ("one", "two", "three"))]
+    assert "left out 1 that are not there" in dataset.remarks[0]
+
+
+def test_a_line_of_json_ends_where_json_says(photos: Path) -> None:
+    name = next(path.name for path in sorted(photos.rglob("*")) if path.suffix in (".jpg", ".png"))
+    file = next(photos.rglob(name)).parent / "lines.jsonl"
+    file.write_text(json.dumps({"file": name, "caption": "one\u2028two"}, ensure_ascii=False) + "\r\n")
+    assert from_captions(file).captions == ["one\u2028two"]

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,16 @@ def test_the_digest_tells_questions_apart() -> None:
     }
     assert len(digests) == 5
     assert labelled("b", ("cat", "dog"), [0, 1]).digest in digests
+
+
+def test_hidden_files_and_marks_of_windows_editors_do_not_count(tmp_path: Path) -> None:
+    touch(tmp_path / "ant" / "a.jpg", tmp_path / "ant" / ".thumbs" / "a.jpg", tmp_path / "ant" / "._a.jpg")
+    assert [item.key for item in from_class_folders(tmp_path).items] == ["ant/a.jpg"]
+    for name, content in {"names.txt": "red\nblue\n", "names.json": '["red", "blue"]'}.items():
+        (tmp_path / name).write_text(content, encoding="utf-8-sig")
+        assert read_names(tmp_path / name) == ["red", "blue"]
+
+
+def test_names_of_folders_that_are_not_utf_8(tmp_path: Path) -> None:
+    touch(tmp_path / os.fsdecode(b"caf\xe9") / "a.jpg")
+    assert from_class_folders(tmp_path).class_names == ("caf\ufffd",)

@@ -16,6 +16,7 @@ from clipsearch_train.evaluation import (
     Trend,
     evaluate,
     from_class_folders,
+    load_bias,
     load_report,
     shifts_named,
 )
@@ -60,6 +61,32 @@ def test_a_folder_pair_is_scored_on_the_classes_that_both_have(
     strange = from_class_folders(paint({"odd/mauve/0.png": "red"}) / "odd")
     with pytest.raises(TrainingError, match="mauve"):
         evaluate(model, [classes(folder)], Plan(shifted=(strange,)))
+    more = from_class_folders(paint({"dark/mauve/0.png": "red", "dark/mauve/1.png": "red"}) / "dark")
+    [told] = (report := evaluate(model, [classes(folder)], Plan(shifted=(more,)))).told()
+    assert told == "dark: left out 2 images of 1 class that original does not have."
+    assert metrics(report)["shifted_dark"] == 100.0
+    with pytest.raises(TrainingError, match="Two shifted sets are called 'dark'"):
+        evaluate(model, [classes(folder)], Plan(shifted=(more, other)))
+
+
+def test_what_is_left_out_of_groups_is_told(model: ColourModel, paint: Callable[..., Path]) -> None:
+    folder = paint({"g/one/0.png": "red", "g/two/0.png": "blue", "g/two/1.png": "green"})
+    (folder / "g" / "one" / "bad.png").write_bytes(b"no image")
+    path = folder / "bias.toml"
+    path.write_text('[labels]\na = ["red"]\nb = ["blue"]\n[groups]\none = "g/one"\ntwo = "g/two"\n')
+    told = evaluate(model, [], Plan(bias=load_bias(path))).told()
+    assert len(told) == 2
+    assert "one: 1 image could not be read" in told[0]
+    assert told[1] == "One image is no group to tell chance from (one)."
+
+
+def test_one_class_is_no_calibration(model: ColourModel, paint: Callable[..., Path]) -> None:
+    folder = paint({"single/red/0.png": "red", "single/red/1.png": "blue"}) / "single"
+    report = evaluate(model, [from_class_folders(folder)], Plan(calibrate=True))
+    assert report.told() == [
+        "single: everything matches everything, so there is nothing to hold the cosines of matches against."
+    ]
+    assert "auc" not in metrics(report)
 
 
 def test_effective_robustness_is_what_lies_above_the_trend_of_other_models(

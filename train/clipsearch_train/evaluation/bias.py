@@ -58,7 +58,7 @@ def load_bias(path: Path) -> BiasQuestion:
     without prompts, a folder without images.
     """
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
+        told = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path} cannot be read as TOML: {error}.") from error
     unknown = sorted(set(told) - {"labels", "groups"})
@@ -108,6 +108,9 @@ def bias_rates(groups: dict[str, Vectors], labels: dict[str, Vectors], *, seed: 
         rest = np.concatenate([value for other, value in values.items() if other != group])
         # A seed of its own: the other images are another sample than the group's.
         gaps = draws[group] - resampled_means(rest, seed=seed + len(values))
+        if min(len(own), len(rest)) == 1:  # what another image would give cannot be told: anything
+            most = np.repeat([100.0, 2.0], len(labels))
+            gaps = np.stack([-most, most])
         mean, gap = own.mean(axis=0), own.mean(axis=0) - rest.mean(axis=0)
         for number, label in enumerate(labels):
             rate, score = number, len(labels) + number

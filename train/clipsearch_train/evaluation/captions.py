@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from clipsearch.errors import TrainingError
 from clipsearch_train.data import ShardReport, named, texts_in
 from clipsearch_train.evaluation.datasets import Dataset, Item
-from clipsearch_train.folders import read_captions
+from clipsearch_train.folders import inner_name, read_captions
 
 Told = tuple[str, tuple[str, ...]]
 """The name of an image, and captions of it."""
@@ -35,7 +36,7 @@ def from_captions(file: Path, images: Path | None = None, *, split: str = "test"
     if not captions:
         raise TrainingError(f"{file} holds no caption{_of_split(file, split)}{_left_out(report)}.")
     folder = file.parent if images is None else images
-    there = {name for name in captions if (folder / name).is_file()}
+    there = {name for name in captions if os.path.isfile(folder / name)}  # noqa: PTH113 - of any length
     if not there:
         raise TrainingError(
             f"None of the {len(captions):,} images that {file} names is in {folder} "
@@ -63,12 +64,12 @@ def _lines(file: Path, report: ShardReport) -> Iterator[Told]:
         elif not told:
             report.skip("without a caption", place)
         else:
-            yield name.strip(), told
+            yield inner_name(name.strip()) or name.strip(), told
 
 
 def _karpathy(file: Path, split: str) -> Iterator[Told]:
     try:
-        for record in json.loads(file.read_text(encoding="utf-8"))["images"]:
+        for record in json.loads(file.read_text(encoding="utf-8-sig"))["images"]:
             if not split or record.get("split", split) == split:
                 # COCO's images lie in a folder for each year and split.
                 name = Path(record.get("filepath", "")) / record["filename"]

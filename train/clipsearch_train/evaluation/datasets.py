@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -111,7 +112,7 @@ def from_shards(paths: Sequence[Path], limit: int | None = None) -> list[Dataset
     made = [from_samples(source, samples, names.get(source)) for source, samples in sources.items()]
     if report.skipped:
         told = f"{named([path.name for path in paths])}: left out {report}."
-        made[0] = replace(made[0], remarks=(told,))
+        made[0] = replace(made[0], remarks=(told, *made[0].remarks))
     return made
 
 
@@ -129,14 +130,16 @@ def names_beside(shards: Sequence[Path], sources: Sequence[str]) -> dict[str, li
 def from_samples(source: str, samples: Sequence[Sample], names: Sequence[str] | None = None) -> Dataset:
     """A data set of training samples. `names` are the classes in order; else they are the labels that occur.
 
-    Where some samples have captions, classes are left aside; where only some have labels, so are the others.
-    Raises TrainingError for a label that is no class.
+    Samples that `scored` leaves out are counted and named in the remarks. Raises TrainingError for a label
+    that is no class.
     """
-    if any(sample.captions for sample in samples):
-        return Dataset(source, tuple(Item(s.key, s.image, captions=s.captions) for s in samples))
-    if not any(sample.labels for sample in samples):
+    kept, remarks = scored(source, samples)
+    if not kept:
         return Dataset(source, tuple(Item(s.key, s.image) for s in samples))
-    samples = [sample for sample in samples if sample.labels]
+    samples = kept
+    if samples[0].captions:
+        items = [Item(s.key, s.image, captions=s.captions) for s in samples]
+        return Dataset(source, tuple(items), remarks=remarks)
     classes = list(names) if names else sorted({sample.labels[0] for sample in samples})
     number = {name: index for index, name in enumerate(classes)}
     items = []
@@ -150,7 +153,22 @@ def from_samples(source: str, samples: Sequence[Sample], names: Sequence[str] | 
                 f"none of the {len(classes)} classes."
             )
         items.append(Item(sample.key, sample.image, label=label))
-    return Dataset(source, tuple(items), tuple(classes))
+    return Dataset(source, tuple(items), tuple(classes), remarks)
+
+
+def scored(source: str, samples: Sequence[Sample]) -> tuple[list[Sample], tuple[str, ...]]:
+    """The samples of a source that it is scored by, and a sentence about the others.
+
+    Those with captions, or those with labels alone where they are more.
+    """
+    captioned = [sample for sample in samples if sample.captions]
+    labelled = [sample for sample in samples if not sample.captions and sample.labels]
+    kept, word = (captioned, "caption") if len(captioned) >= len(labelled) else (labelled, "label to go by")
+    rest = sorted({sample.key for sample in samples} - {sample.key for sample in kept})
+    if not kept or not rest:
+        return kept, ()
+    told = "1 image" if len(rest) == 1 else f"{len(rest):,} images"
+    return kept, (f"{source or 'unnamed'}: left out {told} without a {word} ({named(rest)}).",)
 
 
 def from_class_folders(folder: Path, names: Sequence[str] | None = None) -> Dataset:
@@ -167,7 +185,7 @@ def from_class_folders(folder: Path, names: Sequence[str] | None = None) -> Data
         raise TrainingError(f"{folder} holds no folders: each class needs one with its images.")
     if names is not None and len(names) != len(folders):
         raise TrainingError(f"{folder} holds {len(folders)} class folders, and {len(names)} names are given.")
-    classes = [path.name.replace("_", " ").strip() for path in folders] if names is None else list(names)
+    classes = list(names or (_legible(path.name).replace("_", " ").strip() for path in folders))
     for name, count in Counter(name.casefold() for name in classes).items():
         if count > 1:
             same = [path.name for path, own in zip(folders, classes, strict=True) if own.casefold() == name]
@@ -178,18 +196,29 @@ def from_class_folders(folder: Path, names: Sequence[str] | None = None) -> Data
         if not images:
             raise TrainingError(f"The class folder {path} holds no image.")
         items += [Item(str(image.relative_to(folder)), image, label=label) for image in images]
-    return Dataset(folder.resolve().name, tuple(items), tuple(classes))
+    return Dataset(_legible(folder.resolve().name), tuple(items), tuple(classes))
+
+
+def _legible(name: str) -> str:
+    """A file name in which bytes that are no UTF-8 are question marks."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Files below a folder that are called like images, in order."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    """Files below a folder that are called like images, in order, but for what is hidden."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
 
 
 def read_names(path: Path) -> list[str]:
     """Class names from a JSON list, or from a text file with one a line. Raises TrainingError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         names = json.loads(text) if path.suffix == ".json" else text.splitlines()
     except (OSError, ValueError) as error:
         raise TrainingError(f"{path} cannot be read: {error}.") from error

@@ -92,6 +92,12 @@ class Report:
     settings: Mapping[str, Any]
     datasets: tuple[DatasetReport, ...]
     bias: tuple[LabelRate, ...] = ()
+    remarks: tuple[str, ...] = ()
+    """Sentences that are about no data set of `datasets`."""
+
+    def told(self) -> list[str]:
+        """All remarks."""
+        return [*(remark for dataset in self.datasets for remark in dataset.remarks), *self.remarks]
 
     @property
     def results(self) -> Results:
@@ -156,7 +162,7 @@ class Report:
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
         files = {
             OUTCOMES: buffer.getvalue(),
-            "report.md": self.markdown().encode(),
+            "report.md": self.markdown().encode("utf-8", "replace"),
             **pictures,
             # Last: where it is, the rest is.
             REPORT: (json.dumps(self.to_json(), indent=2) + "\n").encode(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -85,12 +86,20 @@ def _check(datasets: Sequence[Dataset], plan: Plan) -> None:
     labelled = [dataset for dataset in datasets if dataset.labelled]
     if not labelled and (plan.shifts or plan.shifted or plan.probe_on):
         raise TrainingError("Shifts and linear probes need images of classes, and no data set has any.")
+    twice = [name for name, count in Counter(other.name for other in plan.shifted).items() if count > 1]
+    if twice:
+        raise TrainingError(f"Two shifted sets are called {twice[0]!r}; rename one.")
     for other in plan.shifted:
-        if not any(_covers(dataset, other) for dataset in labelled):
+        if not any(_shares(dataset, other) for dataset in labelled):
             matching_classes(other, labelled[0].class_names)  # says which are missing
     for train in plan.probe_on:
         if not any(_covers(train, dataset) for dataset in labelled):
             matching_classes(labelled[0], train.class_names)
+
+
+def _shares(dataset: Dataset, other: Dataset) -> bool:
+    """Whether images of `other` have a class that images of `dataset` have."""
+    return other.labelled and not _classes_of(other).isdisjoint(_classes_of(dataset))
 
 
 def _covers(dataset: Dataset, other: Dataset) -> bool:
@@ -155,14 +164,15 @@ class _Run:
                 self._retrieval(scores)
             elif dataset.labelled:
                 self._zero_shot(scores)
-                for other in [other for other in pending if _covers(dataset, other)]:
+                for other in [other for other in pending if _shares(dataset, other)]:
                     self._pair(scores, other)
                     pending.remove(other)
                 self._probe(scores)
             if plan.baselines:
                 self._trends(scores)
             scored.append(scores.report())
-        return Report(model.name, model.fingerprint, self._settings(), tuple(scored), self._bias())
+        rates, remarks = self._bias()
+        return Report(model.name, model.fingerprint, self._settings(), tuple(scored), rates, remarks)
 
     def _settings(self) -> Mapping[str, Any]:
         return {
@@ -229,7 +239,20 @@ class _Run:
     def _pair(self, scores: _Scores, other: Dataset) -> None:
         """Classify among the classes that both have, as for ImageNet-R and -A (Taori et al. 2020)."""
         dataset = scores.embedded.dataset
-        embedded = self.features.images(matching_classes(other, dataset.class_names), purpose="(shifted)")
+        there = _classes_of(dataset)
+        both = [
+            row
+            for row, item in enumerate(other.items)
+            if item.label is not None and other.class_names[item.label].casefold() in there
+        ]
+        if len(both) < len(other.items):
+            only = len(_classes_of(other) - there)
+            scores.remarks.append(
+                f"{other.name}: left out {len(other.items) - len(both):,} images of "
+                f"{only:,} class{'es' if only > 1 else ''} that {dataset.name} does not have."
+            )
+        shared = matching_classes(other.keep(both), dataset.class_names)
+        embedded = self.features.images(shared, purpose="(shifted)")
         common = np.unique(embedded.dataset.labels)
         class_CD = self.features.classes(dataset.class_names, self.plan.templates)[common]
         place = np.full(len(dataset.class_names), -1)
@@ -274,6 +297,12 @@ class _Run:
     def _calibrate(
         self, scores: _Scores, text_MD: npt.NDArray[np.float32], group_N: Rows, group_M: Rows
     ) -> None:
+        if len(np.unique(np.concatenate([group_N, group_M]))) < 2:
+            scores.remarks.append(
+                f"{scores.embedded.dataset.name}: everything matches everything, so there is nothing to hold "
+                "the cosines of matches against."
+            )
+            return
         found = calibrate(scores.embedded.original, text_MD, group_N, group_M, seed=self.plan.seed)
         at = found.at(found.suggested())
         scores.calibration = found
@@ -309,10 +338,16 @@ class _Run:
             scores.trends[key] = trend
             metrics[EFFECTIVE + key] = trend.effective(metrics[original], metrics[key])
 
-    def _bias(self) -> tuple[LabelRate, ...]:
+    def _bias(self) -> tuple[tuple[LabelRate, ...], tuple[str, ...]]:
+        """The rates, and what was left out of the groups."""
         if self.plan.bias is None:
-            return ()
+            return (), ()
         question = self.plan.bias
-        groups = {group.name: self.features.images(group).original for group in question.groups}
+        embedded = {group.name: self.features.images(group) for group in question.groups}
+        groups = {name: found.original for name, found in embedded.items()}
         labels = {label: self.features.texts(prompts) for label, prompts in question.labels.items()}
-        return tuple(bias_rates(groups, labels, seed=self.plan.seed))
+        remarks = [remark for found in embedded.values() for remark in _left_out(found)]
+        alone = [name for name, rows in groups.items() if len(rows) == 1]
+        if alone:
+            remarks.append(f"One image is no group to tell chance from ({named(alone)}).")
+        return tuple(bias_rates(groups, labels, seed=self.plan.seed)), tuple(remarks)

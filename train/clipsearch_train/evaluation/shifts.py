@@ -63,7 +63,7 @@ class Shift:
         for every model, whatever the order.
         """
         crop = Image.fromarray(Preprocess(EDGE).pixels(image))
-        rng = np.random.default_rng([seed, zlib.crc32(key.encode()), self.severity])
+        rng = np.random.default_rng([seed, zlib.crc32(key.encode("utf-8", "surrogateescape")), self.severity])
         return SHIFTS[self.name][0](crop, self.severity, rng)
 
 

@@ -59,7 +59,7 @@ def load_templates(name: str) -> tuple[str, ...]:
     if name in NAMED:
         return NAMED[name]
     try:
-        text = Path(name).read_text(encoding="utf-8")
+        text = Path(name).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{name!r} is neither a file of templates nor one of {', '.join(NAMED)}.") from error
     templates = tuple(line.strip() for line in text.splitlines() if line.strip())
