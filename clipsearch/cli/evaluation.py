@@ -176,6 +176,8 @@ def _compare(reports: tuple[Path, Path], model: str | None, out: Path | None, as
     if model is not None:
         raise UsageError("--compare takes two report folders and no model.")
     found = compare(load_report(reports[0]), load_report(reports[1]))
+    if found.remark:
+        say(found.remark)
     written = found.save(out) if out is not None else []
     if as_json:
         write_json(found.to_json())

@@ -36,6 +36,10 @@ TABLES = {
     '3,a.jpg,"wet, and red"',
     "two captions.csv": 'image,caption,caption\r\na.jpg,"a ""red"" dog","wet, and red"\r\n'
     "pets/c.webp,a cat,\r\n",
+    "semicolons.csv": 'file;caption\na.jpg;"a ""red"" dog"\npets/c.webp;a cat\na.jpg;wet, and red\n',
+    "as Flickr8k has it.txt": 'image,caption\na.jpg,"a ""red"" dog"\npets/c.webp,a cat\n'
+    'a.jpg,"wet, and red"\n',
+    "tabs.txt": 'a.jpg\ta "red" dog\npets/c.webp\ta cat\na.jpg\twet, and red\n',
     "jsonl": '{"file_name": "a.jpg", "captions": ["a \\"red\\" dog", "wet, and red"]}\n\n'
     '{"file": "./pets/c.webp", "text": "a cat"}\n',
 }

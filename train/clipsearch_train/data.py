@@ -134,6 +134,8 @@ class _Member(tarfile.TarInfo):
 
 def open_shard(path: Path) -> BinaryIO:
     """Open a shard. Raises TrainingError where it is not a file that can be read."""
+    if path.is_dir():
+        raise TrainingError(f"{path} is a folder; name the shards in it, such as {path}/*.tar.")
     if not path.is_file():
         raise TrainingError(f"There is no shard {path}.")
     try:

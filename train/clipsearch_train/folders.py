@@ -24,7 +24,7 @@ from clipsearch_train.recipe_data import Folder
 FILE_COLUMNS = ("file", "filename", "file_name", "filepath", "path", "image", "img")
 CAPTION_COLUMNS = ("captions", "caption", "title", "text")
 LABEL_COLUMNS = ("labels", "label", "class")
-_DELIMITERS = {".tsv": "\t", ".csv": ",", ".txt": "\t"}
+_TABLES = (".tsv", ".csv", ".txt")
 
 
 @dataclass
@@ -135,10 +135,21 @@ def read_captions(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     TrainingError for a file that cannot be read, is not UTF-8 or has no column of files.
     """
     kind = path.suffix.lower()
-    if kind != ".jsonl" and kind not in _DELIMITERS:
+    if kind != ".jsonl" and kind not in _TABLES:
         raise TrainingError(f"{path} is none of .csv, .tsv and .jsonl, which captions can be read from.")
     text = _utf8(path)
-    yield from _jsonl_rows(path, text) if kind == ".jsonl" else _table_rows(path, text, _DELIMITERS[kind])
+    if kind == ".jsonl":
+        yield from _jsonl_rows(path, text)
+    else:
+        yield from _table_rows(path, text, _delimiter(kind, text))
+
+
+def _delimiter(kind: str, text: str) -> str:
+    """What is between columns: a spreadsheet's csv may have semicolons, Flickr8k's captions.txt commas."""
+    first = text.lstrip().partition("\n")[0]
+    if kind == ".csv":
+        return ";" if ";" in first and "," not in first else ","
+    return "," if kind == ".txt" and "\t" not in first and "," in first else "\t"
 
 
 def _utf8(path: Path) -> str:

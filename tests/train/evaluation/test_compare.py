@@ -34,6 +34,12 @@ def test_a_difference_has_the_interval_of_its_images() -> None:
     assert not same.interval.is_clear
 
 
+def test_other_templates_are_told() -> None:
+    a = saved("a", np.arange(9) < 5)
+    assert compare(a, a).remark == ""
+    assert "other prompt templates" in compare(a, replace(a, templates=("a {}",))).remark
+
+
 def test_captions_of_one_image_are_drawn_together() -> None:
     """A hundred captions of one image are one observation: whether b is better may be chance."""
     owner = np.repeat(np.arange(4), 100)

@@ -49,6 +49,7 @@ class Comparison:
     models: tuple[str, str]
     differences: tuple[Difference, ...]
     results: tuple[Mapping[str, Mapping[str, float]], Mapping[str, Mapping[str, float]]]
+    remark: str = ""
 
     def markdown(self) -> str:
         """A table; differences whose 95% interval leaves out zero are bold."""
@@ -109,8 +110,8 @@ def compare(a: SavedReport, b: SavedReport, *, seed: int = 0) -> Comparison:
     common = [name for name in a.results if name in b.results]
     if not common:
         raise UsageError(
-            f"The two reports have no data set in common: one scores {', '.join(a.results)}, "
-            f"the other {', '.join(b.results)}."
+            f"The two reports have no data set in common: one scores {', '.join(a.results) or 'none'}, "
+            f"the other {', '.join(b.results) or 'none'}."
         )
     found = []
     for name in common:
@@ -124,7 +125,10 @@ def compare(a: SavedReport, b: SavedReport, *, seed: int = 0) -> Comparison:
                 other = b.results[name][metric]
                 spread = _interval(metric, a.outcomes[name], b.outcomes[name], seed)
                 found.append(Difference(name, metric, value, other, spread))
-    return Comparison(_distinct(a, b), tuple(found), (a.results, b.results))
+    remark = ""
+    if a.templates != b.templates:
+        remark = "The two reports are of other prompt templates, which also makes a difference for classes."
+    return Comparison(_distinct(a, b), tuple(found), (a.results, b.results), remark)
 
 
 def _interval(metric: str, a: Outcomes, b: Outcomes, seed: int) -> Interval | None:

@@ -181,6 +181,7 @@ class SavedReport:
     digests: Mapping[str, str]
     outcomes: Mapping[str, Mapping[str, npt.NDArray[np.int64]]]
     place: str = ""
+    templates: tuple[str, ...] = ()
 
 
 def load_report(folder: Path) -> SavedReport:
@@ -200,6 +201,7 @@ def load_report(folder: Path) -> SavedReport:
             {name: str(found["digest"]) for name, found in datasets.items()},
             outcomes,
             folder.resolve().name,
+            tuple(map(str, told.get("settings", {}).get("templates", ()))),
         )
     except _NOT_WHOLE as error:
         raise UsageError(
