@@ -110,7 +110,7 @@ def bias_rates(groups: dict[str, Vectors], labels: dict[str, Vectors], *, seed: 
         gaps = draws[group] - resampled_means(rest, seed=seed + len(values))
         if min(len(own), len(rest)) == 1:  # what another image would give cannot be told: anything
             most = np.repeat([100.0, 2.0], len(labels))
-            gaps = np.stack([-most, most])
+            gaps = np.repeat(np.stack([-most, most]), 50, axis=0)
         mean, gap = own.mean(axis=0), own.mean(axis=0) - rest.mean(axis=0)
         for number, label in enumerate(labels):
             rate, score = number, len(labels) + number
