@@ -41,6 +41,8 @@ def test_samples_come_in_order_with_their_texts(tmp_path: Path) -> None:
     [
         ({"a.txt": b"a dog\n"}, ("a dog",), ()),
         ({"a.json": b'{"caption": "a dog"}'}, ("a dog",), ()),
+        ({"a.json": b'{"caption": "a dog"}', "a.txt": b"a cat"}, ("a dog",), ()),
+        ({"a.json": b'{"captions": []}', "a.txt": b"a dog"}, ("a dog",), ()),
         ({"a.json": b'{"captions": "a dog", "label": 3}'}, ("a dog",), ("3",)),
         ({"a.json": b'{"captions": ["", " a dog "], "labels": null}'}, ("a dog",), ()),
         ({}, (), ()),

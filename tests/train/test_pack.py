@@ -202,3 +202,15 @@ def test_the_command(photos: Path) -> None:
     )
     assert wrong.returncode == 16
     assert "none.csv cannot be read" in wrong.stderr
+
+
+def test_what_gives_no_sample_to_train_on_is_told(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "bad.jpg").write_bytes(b"no image")
+    folder = Folder(str(tmp_path), folder_labels=True)
+    with pytest.raises(TrainingError, match="None of the 1 images can be used"):
+        pack(folder, tmp_path / "out", Packing(size=32), quiet)
+    (tmp_path / "cat" / "bad.jpg").unlink()
+    Image.new("RGB", (9, 9)).save(tmp_path / "cat" / "one.jpg")
+    with pytest.raises(TrainingError, match="A single image is not enough to train on and to validate"):
+        pack(folder, tmp_path / "other", Packing(size=32, val=0.1), quiet)

@@ -105,6 +105,7 @@ def test_every_option_at_once(place: Path, tmp_path: Path) -> None:
         (2, "has severities 1 to 5, not 9", "{0}/model --classes {0}/test --shift blur --severity 9"),
         (2, "swirl", "{0}/model --classes {0}/test --shift swirl"),
         (2, "no-bias.toml", "{0}/model --bias {0}/no-bias.toml"),
+        (9, "names.txt cannot be opened or written", "{0}/model --classes {0}/test --out {0}/names.txt"),
         (16, "holds no folders: each class", "{0}/model --classes {0}/test --probe {0}/test/red"),
     ],
 )

@@ -85,3 +85,9 @@ def test_shifts_that_are_not_there() -> None:
         shifts_named(["blur"], [6])
     with pytest.raises(UsageError, match="sketch has one severity only, not 2"):
         Shift("sketch", 2)
+
+
+def test_noise_for_a_name_that_is_not_utf_8() -> None:
+    image = Image.new("RGB", (40, 30), "red")
+    [noise] = shifts_named(["noise"], [3])
+    assert noise.apply(image, "caf\udce9.jpg").size == noise.apply(image, "cafe.jpg").size
