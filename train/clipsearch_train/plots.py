@@ -13,6 +13,7 @@ import numpy.typing as npt
 from clipsearch.durable import replace
 from clipsearch.errors import MissingExtra
 from clipsearch_train.best import LEADING
+from clipsearch_train.evaluation.plots import spell_out
 from clipsearch_train.record import TERMS
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def draw(folder: Path, steps: Sequence[Mapping[str, str]], scores: Sequence[Mapp
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
     picture = io.BytesIO()
+    spell_out(figure)
     figure.savefig(picture, format="png", dpi=100)
     replace(folder / PLOTS, picture.getvalue(), name="plots")
 

@@ -163,3 +163,12 @@ def test_what_cannot_be_scored_is_told_before_anything_is_embedded(
         with pytest.raises(TrainingError, match=message):
             evaluate(model, datasets, plan)
     assert model.images == 0
+
+
+def test_names_that_look_like_formulas_are_drawn(
+    model: ColourModel, paint: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = paint({r"$\bad$/US$5 and US$10/0.png": "red", r"$\bad$/$\frac$/0.png": "blue"}) / r"$\bad$"
+    dataset = from_class_folders(folder)
+    report = evaluate(model, [dataset], Plan(calibrate=True, shifts=shifts_named(["blur"], [1])))
+    assert "classes-__bad_.png" in {path.name for path in report.save(tmp_path / "out")}

@@ -52,8 +52,25 @@ def new_figure(width: float = 6.4, height: float = 4.2) -> tuple[Figure, Axes]:
 def png(figure: Figure) -> bytes:
     """A drawn figure, without date and version, so that equal figures are equal bytes."""
     buffer = io.BytesIO()
+    spell_out(figure)
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def spell_out(figure: Figure) -> None:
+    """Have names drawn as they are: a `$` in one begins no formula, which might not even be one."""
+    from matplotlib.text import Text
+
+    powers = {
+        id(label)
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        if axis.get_scale() != "linear"
+        for label in axis.get_ticklabels(which="both")
+    }
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and id(text) not in powers:
+            text.set_parse_math(False)
 
 
 def _figures(report: Report) -> Iterator[tuple[str, Figure]]:
