@@ -1,6 +1,7 @@
 """What decays, how rates fall from layer to layer and from step to step, and the average of the weights."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 from clipsearch.errors import UsageError
 from clipsearch.model import Clip, ClipConfig, TextConfig, VisionConfig
 from clipsearch_train.optimiser import WeightAverage, make_optimiser, set_rates
+from clipsearch_train.recipe import load_recipe
 from clipsearch_train.schedule import Optim, check_optim, rate_factor
 from tests.train.conftest import VISIONS
 
@@ -94,3 +96,11 @@ def test_the_average_follows_the_weights_slowly_after_a_warm_up() -> None:
     average.update(model, 1000)
     assert average.state()["weight"].item() == pytest.approx(0.9 * 0.9 + 0.1 * 2)
     assert model.weight.item() == 2
+
+
+def test_the_papers_embeddings_decay() -> None:
+    recipe = load_recipe(Path(__file__).parents[2] / "train" / "recipes" / "vit-b32-paper.toml")
+    groups = settings(clip(VISIONS["vit"]), recipe.optim)
+    plain = {name for name, group in groups.items() if not group["weight_decay"]}
+    assert {"token_embedding.weight", "positional_embedding", "visual.positional_embedding"}.isdisjoint(plain)
+    assert {"logit_scale", "ln_final.weight"} <= plain

@@ -45,7 +45,7 @@ def make_optimiser(model: Clip, config: recipes.Optim) -> torch.optim.AdamW:
     for name, parameter in named:
         depth, top = depths[name], tops[_visual(name)]
         below = 0 if depth is None or config.layer_decay == 1 else top - depth
-        decayed = parameter.ndim >= 2 and "embedding" not in name
+        decayed = parameter.ndim >= 2 and (config.decay_embeddings or "embedding" not in name)
         groups.setdefault((not _visual(name), below, not decayed), []).append(parameter)
     settings: list[dict[str, Any]] = []
     for (rest, below, undecayed), parameters in sorted(groups.items(), key=lambda item: item[0]):

@@ -16,8 +16,9 @@ class Optim:
 
     After `warmup` steps of a linear rise the rate follows a cosine to zero, or with `schedule = "constant"`
     stays, and falls linearly to zero in the last `cooldown` steps. `image_lr` is the image tower's peak rate,
-    `layer_decay` the factor from each layer to the one before it. `clip_norm` is the longest gradient
-    (0: any), `ema` the decay of the average of the weights (0: none).
+    `layer_decay` the factor from each layer to the one before it. Gains, biases and the logit scale never
+    decay (paper §2.5), embeddings of tokens and places with `decay_embeddings`, as the paper's do.
+    `clip_norm` is the longest gradient (0: any), `ema` the decay of the average of the weights (0: none).
     """
 
     steps: int = 1000
@@ -27,6 +28,7 @@ class Optim:
     image_lr: float | None = None
     layer_decay: float = 1.0
     weight_decay: float = 0.2
+    decay_embeddings: bool = False
     beta1: float = 0.9
     beta2: float = 0.98
     eps: float = 1e-6
